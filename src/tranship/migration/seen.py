@@ -1,0 +1,101 @@
+"""Facts that a phase decides from. Gathered by the controller (look), consumed by pure `decide` functions.
+
+Nothing here remembers what was asked: only what the source, the target, the movers and the user's manifests say now.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from tranship.errors import TranshipError
+from tranship.inventory.vm import Power
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """change_ids: disk key -> changeId; an absent or empty one means that CBT is off for that disk."""
+
+    id: str
+    name: str
+    change_ids: Mapping[str, str] = field(default_factory=dict)
+    quiesced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDisk:
+    key: str
+    capacity: int
+    backing_uuid: str = ""
+    change_tracking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSeen:
+    """A live read of the source VM (never from cache). snapshots: the whole tree, parents first, users' ones included.
+    active: true change tracking was activated by a stun. tasks: running tasks on this VM (snapshot, relocate, ...)."""
+
+    power: Power
+    snapshots: tuple[Snapshot, ...] = ()
+    disks: tuple[SourceDisk, ...] = ()
+    consolidation_needed: bool = False
+    tools_running: bool = False
+    tasks: tuple[str, ...] = ()
+
+    def snapshot(self, name: str) -> Snapshot | None:
+        return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
+
+
+class CopyState(Enum):
+    ABSENT = "absent"  # no mover was started for this disk and round
+    RUNNING = "running"
+    DONE = "done"  # copied, flushed, read back and equal
+    FAILED = "failed"  # the mover says why
+    LOST = "lost"  # the mover died without a word; its journal remains
+
+
+@dataclass(frozen=True, slots=True)
+class CopySeen:
+    """One disk in one round. Bytes: total to look at, done so far, copied (read and written), zeroed, skipped."""
+
+    state: CopyState
+    total: int = 0
+    done: int = 0
+    copied: int = 0
+    seconds: float = 0.0
+    digest: str = ""
+    verified: bool = False
+    released: bool = True  # the source's lease or transfer behind the copy is given back
+    reason: str = ""  # of a failure: the error's stable name
+    message: str = ""
+    temporary: bool = False
+
+
+class MachineState(Enum):
+    ABSENT = "absent"
+    OFF = "off"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSeen:
+    """disks: keys of the source disks for which an own target disk exists. foreign: a machine or disk of that name
+    exists and is not this migration's."""
+
+    disks: frozenset[str] = frozenset()
+    machine: MachineState = MachineState.ABSENT
+    foreign: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All facts of one look at one VM. failed: errors of asks since the last step, by the ask's key."""
+
+    now: datetime
+    source: SourceSeen
+    target: TargetSeen = TargetSeen()
+    copies: Mapping[str, CopySeen] = field(default_factory=dict)  # of the current round, by disk key
+    in_flight: frozenset[str] = frozenset()  # keys of asks that have not come back
+    failed: Mapping[str, TranshipError] = field(default_factory=dict)
+    cutover: datetime | None = None  # when the user wants it
+    cancelled: bool = False

@@ -1,0 +1,133 @@
+"""What a platform must fulfil to be a source or a target. Owned by the caller's side: the controllers.
+
+All methods block and may take seconds: controllers call them in threads. Every method is idempotent under its name (a
+snapshot or disk that exists already under the given name is adopted), has timeouts inside, and raises only
+`tranship.errors`. Nothing here touches what is not named: users' snapshots and disks are never removed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from threading import Event
+from typing import Protocol
+
+from tranship.inventory.estate import Estate
+from tranship.inventory.vm import VM
+from tranship.migration.mapping import MachineOrder
+from tranship.migration.seen import SourceSeen, TargetSeen
+from tranship.transfer.address import DiskAddress, Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who answers: product and version, its instance uuid, and the SHA-1 fingerprint of its certificate."""
+
+    product: str
+    version: str
+    uuid: str
+    fingerprint: str = ""
+    missing_privileges: tuple[str, ...] = ()
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DiskWay:
+    """By which way a disk's bytes come (vddk, nfc, datastore, ...), and why that one: the user reads it."""
+
+    disk: str
+    way: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Outcome of reading a few blocks by one way. works None = cannot be tried in the VM's present state."""
+
+    way: str
+    works: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Disks ready to be read, by disk key. handle: what must be kept alive and closed ("" = nothing); it may be saved and
+    survives a restart of the controller."""
+
+    addresses: Mapping[str, DiskAddress]
+    handle: str = ""
+
+
+class Source(Protocol):
+    """One source provider. `vm` arguments are inventory facts: id plus instance_uuid, both checked before any power call."""
+
+    def identify(self) -> Identity:
+        """Connect and log in. Raises Unreachable, Untrusted, AuthFailed."""
+
+    def follow(self, publish: Callable[[Estate], None], stop: Event) -> None:
+        """Publish the whole estate once, then again after every change, until stop is set. Blocks. Raises on trouble."""
+
+    def observe(self, vm: VM) -> SourceSeen:
+        """A live read of power, snapshots, disks, tasks."""
+
+    def enable_change_tracking(self, vm: VM, name: str) -> None:
+        """Switch change tracking on and activate it (a snapshot under `name` is made and removed where that is needed)."""
+
+    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool) -> None: ...
+
+    def remove_snapshot(self, vm: VM, name: str) -> None:
+        """Returns when it is gone and consolidated, or raises TimedOut (temporary): call again."""
+
+    def consolidate(self, vm: VM) -> None: ...
+
+    def shut_down_guest(self, vm: VM) -> None: ...
+
+    def power_off(self, vm: VM) -> None: ...
+
+    def power_on(self, vm: VM) -> None: ...
+
+    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
+        """The way chosen for each disk. Raises Unsupported when a disk has none."""
+
+    def probe(self, vm: VM) -> tuple[Probe, ...]: ...
+
+    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str) -> Opened:
+        """snapshot: name of an own snapshot, "" = the powered-off VM itself. ways: disk key -> way."""
+
+    def keep(self, handle: str) -> None:
+        """Keep alive. Called at least every 30 s while copies run. Unknown handles are ignored."""
+
+    def close_disks(self, handle: str) -> None:
+        """Give back. Unknown or already closed handles are ignored."""
+
+    def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
+        """Areas changed between changeId `since` and the own snapshot (""= the powered-off VM's present), complete: paged to
+        the capacity. Raises Refused when `since` is not usable: then the disk has to be copied fully."""
+
+    def close(self) -> None: ...
+
+
+class Target(Protocol):
+    """One target provider. Everything it makes carries the order's owner mark, and only that is ever adopted or deleted."""
+
+    def identify(self) -> Identity: ...
+
+    def estate(self) -> Estate:
+        """Networks and datastores (storage classes) that maps may name as destinations, and the names of taken VMs."""
+
+    def observe(self, order: MachineOrder) -> TargetSeen: ...
+
+    def create_disks(self, order: MachineOrder) -> None:
+        """Raises NoSpace, AlreadyExists (somebody else's)."""
+
+    def address(self, order: MachineOrder, disk: str) -> DiskAddress: ...
+
+    def create_machine(self, order: MachineOrder) -> None: ...
+
+    def start_machine(self, order: MachineOrder) -> None: ...
+
+    def stop_machine(self, order: MachineOrder) -> None: ...
+
+    def delete_machine(self, order: MachineOrder) -> None: ...
+
+    def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None: ...
+
+    def close(self) -> None: ...
