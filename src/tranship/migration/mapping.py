@@ -3,8 +3,8 @@
 Pure. Called when a plan is validated and when a migration starts; target providers read the MachineOrder.
 """
 
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
