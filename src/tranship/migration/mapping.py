@@ -3,8 +3,19 @@
 Pure. Called when a plan is validated and when a migration starts; target providers read the MachineOrder.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tranship.errors import Invalid
+from tranship.inventory.estate import Datastore, Estate, Network
+from tranship.inventory.vm import VM, Disk, Nic
+from tranship.resources.meta import Ref
+from tranship.resources.networkmap import DestinationNetwork, NetworkMapSpec
+from tranship.resources.plan import Plan
+from tranship.resources.storagemap import DestinationStorage, StorageMapSpec
+from tranship.resources.vm import PlanVM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +46,7 @@ class NicOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOrder:
-    """owner: "<migration-independent plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes."""
+    """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes."""
 
     owner: str
     name: str
@@ -52,3 +63,116 @@ class MachineOrder:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     start: bool = False
+
+
+LONGEST_NAME = 63
+
+
+def target_name(wanted: str, source: str, id: str) -> str:
+    """The user's name as it is, else the source's made fit for DNS-1123 as Forklift does it. Raises Invalid."""
+    if wanted:
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", wanted) or len(wanted) > LONGEST_NAME:
+            remedy = "Use lower case letters, digits and '-', at most 63, with a letter or digit at both ends."
+            raise Invalid(f"{wanted!r} is no DNS-1123 name", field="spec.vms[].targetName", remedy=remedy)
+        return wanted
+    name = re.sub(r"[_+*/\\ ]", "-", source.lower())
+    name = re.sub(r"[^-a-z0-9.]", "", name)[:LONGEST_NAME].strip("-.")
+    return name or f"vm-{re.sub(r'[^a-z0-9]', '', id.lower())}"
+
+
+class Unmapped(NamedTuple):
+    """A network or datastore that the map does not mention. what: network or datastore; used_by: label of NIC or disk."""
+
+    what: str
+    id: str
+    name: str
+    used_by: str
+
+
+def network_for(nic: Nic, spec: NetworkMapSpec, estate: Estate) -> DestinationNetwork | None:
+    network = estate.networks.get(nic.network)
+    vlan = network.vlan if network else ""
+    fitting = [pair for pair in spec.map if _means(pair.source, nic.network, network)]
+    exact = [pair for pair in fitting if pair.source.vlan and pair.source.vlan == vlan]
+    general = [pair for pair in fitting if not pair.source.vlan]
+    return next((pair.destination for pair in exact + general), None)
+
+
+def storage_for(disk: Disk, spec: StorageMapSpec, estate: Estate) -> DestinationStorage | None:
+    datastore = estate.datastores.get(disk.datastore)
+    return next((pair.destination for pair in spec.map if _means(pair.source, disk.datastore, datastore)), None)
+
+
+def _means(ref: Ref, id: str, thing: Network | Datastore | None) -> bool:
+    if ref.id:
+        return ref.id == id
+    return thing is not None and ref.name in (thing.name, thing.path)
+
+
+def unmapped(vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate: Estate) -> list[Unmapped]:
+    missing = []
+    for nic in vm.nics:
+        if network_for(nic, networks, estate) is None:
+            name = estate.networks[nic.network].name if nic.network in estate.networks else nic.network
+            missing.append(Unmapped("network", nic.network, name, nic.label))
+    for disk in vm.disks:
+        if storage_for(disk, storages, estate) is None:
+            name = estate.datastores[disk.datastore].name if disk.datastore in estate.datastores else disk.datastore
+            missing.append(Unmapped("datastore", disk.datastore, name, disk.label))
+    return missing
+
+
+def order(
+    plan: Plan, entry: PlanVM, vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate: Estate
+) -> MachineOrder:
+    """The machine to be made. Everything must be mapped (see `unmapped`). Raises Invalid for an impossible name."""
+    name = target_name(entry.target_name, vm.name, vm.id)
+    compatible = plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode
+    return MachineOrder(
+        owner=f"{plan.uid}/{vm.id}",
+        name=name,
+        namespace=plan.spec.target_namespace,
+        uuid=vm.uuid or vm.instance_uuid,
+        sockets=max(vm.cpus // max(vm.cores_per_socket, 1), 1),
+        cores=max(vm.cores_per_socket, 1),
+        memory=vm.memory,
+        firmware=vm.firmware,
+        secure_boot=vm.secure_boot,
+        tpm=vm.tpm,
+        disks=tuple(_disks(name, vm, storages, estate, "sata" if compatible else "virtio")),
+        nics=tuple(_nics(vm, networks, estate, "e1000e" if compatible else "virtio")),
+        labels={**plan.spec.target_labels, "plan": plan.uid, "vmID": vm.id},
+        annotations={"original-ID": vm.id, "openshift.io/display-name": vm.name},
+    )
+
+
+def _disks(name: str, vm: VM, storages: StorageMapSpec, estate: Estate, bus: str) -> Iterator[DiskOrder]:
+    for number, disk in enumerate(vm.disks):
+        destination = storage_for(disk, storages, estate)
+        if destination is None:
+            raise Invalid(f"datastore {disk.datastore} is not mapped", field="spec.map.storage")
+        yield DiskOrder(
+            source=disk.key,
+            name=f"{name[:40]}-disk-{number}",
+            pool=destination.storage_class,
+            size=disk.capacity,
+            bus=bus,
+            boot=1 if number == 0 else 0,
+            access_mode=destination.access_mode or "",
+            volume_mode=destination.volume_mode or "",
+        )
+
+
+def _nics(vm: VM, networks: NetworkMapSpec, estate: Estate, model: str) -> Iterator[NicOrder]:
+    for nic in vm.nics:
+        destination = network_for(nic, networks, estate)
+        if destination is None:
+            raise Invalid(f"network {nic.network} is not mapped", field="spec.map.network")
+        if destination.type != "ignored":
+            yield NicOrder(
+                mac=nic.mac,
+                kind=destination.type,
+                network=destination.name,
+                namespace=destination.namespace,
+                model=model,
+            )

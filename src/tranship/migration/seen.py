@@ -56,18 +56,26 @@ class CopyState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CopySeen:
-    """One disk in one round. Bytes: total to look at, done so far, copied (read and written), zeroed, skipped."""
+    """One disk in one round. Bytes: total to look at, done so far, copied (read and written), zeroed. areas: changed areas
+    that the source named. full: why the disk is copied fully although a base was known. offset, length: of a difference."""
 
     state: CopyState
     total: int = 0
     done: int = 0
     copied: int = 0
+    zeroed: int = 0
+    areas: int = 0
+    full: str = ""
+    rate: float = 0.0  # bytes per second, lately
     seconds: float = 0.0
     digest: str = ""
     verified: bool = False
     released: bool = True  # the source's lease or transfer behind the copy is given back
     reason: str = ""  # of a failure: the error's stable name
     message: str = ""
+    suggestion: str = ""
+    offset: int = 0
+    length: int = 0
     temporary: bool = False
 
 
@@ -87,11 +95,39 @@ class TargetSeen:
     foreign: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the user's manifests and settings say now. Seconds throughout; interval None = adapt to the churn.
+
+    mark: begins the name of everything that this migration makes of this VM on the source; own: begins the name of
+    everything that tranship ever makes. disks: keys of the source disks in order, with their sizes in bytes.
+    """
+
+    mark: str
+    own: str = "tranship-"
+    disks: Mapping[str, int] = field(default_factory=dict)
+    disk_names: tuple[str, ...] = ()
+    machine: str = ""
+    interval: float | None = 3600.0
+    target_downtime: float | None = None
+    enable_change_tracking: bool = False
+    quiesce: bool = False
+    shutdown_deadline: float = 600.0
+    hard_power_off: bool = True
+    snapshot_deadline: float = 1800.0
+    removal_deadline: float = 7200.0
+    start_deadline: float = 300.0
+    power: str = "auto"  # on, off or auto = as the source was
+    delete_on_fail: bool = True
+    backoff: float = 2.0  # of the first repetition; doubles, at most 60
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """All facts of one look at one VM. failed: errors of asks since the last step, by the ask's key."""
 
     now: datetime
+    policy: Policy
     source: SourceSeen
     target: TargetSeen = TargetSeen()
     copies: Mapping[str, CopySeen] = field(default_factory=dict)  # of the current round, by disk key

@@ -1,0 +1,168 @@
+"""What keeps a plan from running, and what its owner should know: pure checks that give conditions.
+
+Called by the plan controller with the plan, its maps and both inventories. One finding names object, field, cause and
+remedy; the controller writes them as conditions, one per type. Critical ones block the plan.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tranship.errors import Invalid
+from tranship.inventory.estate import Estate
+from tranship.inventory.vm import VM, Power
+from tranship.inventory.vm import Category as Gravity
+from tranship.migration.mapping import target_name, unmapped
+from tranship.resources.conditions import Category
+from tranship.resources.networkmap import NetworkMapSpec
+from tranship.resources.plan import Plan
+from tranship.resources.storagemap import StorageMapSpec
+from tranship.resources.vm import PlanVM
+
+MOST_SNAPSHOTS = 28
+MOST_DISKS = 165
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """type and reason are Forklift's where it has one; item: what it concerns."""
+
+    type: str
+    category: Category
+    message: str
+    suggestion: str = ""
+    reason: str = ""
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """no_way: why a VM has no way to its bytes, and the remedy, by VM id. succeeded: ids of VMs that were moved already."""
+
+    source: Estate
+    target: Estate
+    networks: NetworkMapSpec
+    storages: StorageMapSpec
+    no_way: Mapping[str, tuple[str, str]]
+    succeeded: frozenset[str] = frozenset()
+
+
+def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterator[Finding]:
+    """vms: the plan's entries with what they mean in the inventory."""
+    names: dict[str, str] = {}
+    ids: set[str] = set()
+    for number, (entry, vm) in enumerate(vms):
+        field = f"spec.vms[{number}]"
+        if vm.id in ids:
+            yield Finding(
+                "DuplicateVM", Category.CRITICAL, f"{field} names {vm.name} again", "Remove one entry.", item=vm.name
+            )
+        ids.add(vm.id)
+        if vm.id in facts.succeeded:
+            continue
+        yield from _name(plan, field, entry, vm, facts, names)
+        yield from _maps(vm, facts)
+        yield from _disks(plan, vm, facts)
+        yield from _concerns(vm)
+        if plan.warm:
+            yield from _warm(plan, vm)
+
+
+def _name(plan: Plan, field: str, entry: PlanVM, vm: VM, facts: Facts, names: dict[str, str]) -> Iterator[Finding]:
+    try:
+        name = target_name(entry.target_name, vm.name, vm.id)
+    except Invalid as error:
+        message = f"{field}.targetName: {error.detail}"
+        yield Finding("TargetNameNotValid", Category.CRITICAL, message, error.suggestion, "NotValid", vm.name)
+        return
+    if name in names:
+        message = f"{vm.name} and {names[name]} would both be named {name} on the target"
+        yield Finding("DuplicateVM", Category.CRITICAL, message, f"Set {field}.targetName.", "NotUnique", vm.name)
+    names[name] = vm.name
+    taken = facts.target.vms.get(f"{plan.spec.target_namespace}/{name}")
+    if taken is not None and taken.traits.get("owner") != f"{plan.uid}/{vm.id}":
+        message = f"the target has a VM {name} in {plan.spec.target_namespace} already"
+        suggestion = f"Remove it, or set {field}.targetName."
+        yield Finding("VMAlreadyExists", Category.CRITICAL, message, suggestion, "NotUnique", vm.name)
+
+
+def _maps(vm: VM, facts: Facts) -> Iterator[Finding]:
+    for what, id, name, used_by in unmapped(vm, facts.networks, facts.storages, facts.source):
+        kind, map_name = ("Networks", "NetworkMap") if what == "network" else ("Storage", "StorageMap")
+        message = f"{vm.name}: {what} {name} ({id}) of {used_by} is not mapped"
+        suggestion = f"Add it to the {map_name}'s spec.map."
+        yield Finding(f"VM{kind}NotMapped", Category.CRITICAL, message, suggestion, "NotValid", vm.name)
+
+
+def _disks(plan: Plan, vm: VM, facts: Facts) -> Iterator[Finding]:
+    if vm.template:
+        message = f"{vm.name} is a template"
+        yield Finding(
+            "VMMigrationTypeUnsupported", Category.CRITICAL, message, "Convert it to a VM.", "NotSupported", vm.name
+        )
+    if vm.power is Power.SUSPENDED:
+        suggestion = "Resume it or power it off."
+        yield Finding("VMPowerStateUnsupported", Category.CRITICAL, f"{vm.name} is suspended", suggestion, item=vm.name)
+    for disk in vm.disks:
+        if disk.capacity <= 0 or disk.capacity % 512:
+            message = f"{vm.name}: {disk.label} has the size {disk.capacity}"
+            suggestion = "Repair the disk in vCenter, or detach it."
+            yield Finding("InvalidDiskSizes", Category.CRITICAL, message, suggestion, "NotValid", vm.name)
+        if disk.rdm:
+            category = Category.CRITICAL if disk.rdm == "physical" else Category.WARN
+            message = f"{vm.name}: {disk.label} is a {disk.rdm} RDM"
+            suggestion = "Detach it from the VM and attach the LUN to the target, or convert it to a virtual disk."
+            yield Finding("RDMDiskWarning", category, message, suggestion, "NotSupported", vm.name)
+        if disk.independent:
+            message = f"{vm.name}: {disk.label} is independent: it takes part in no snapshot"
+            suggestion = "Make it dependent in vCenter while the VM is off, or migrate the VM cold."
+            category = Category.CRITICAL if plan.warm else Category.WARN
+            yield Finding("IndependentDiskWarning", category, message, suggestion, item=vm.name)
+        if disk.shared and plan.warm:
+            message = f"{vm.name}: {disk.label} is shared with other VMs"
+            yield Finding(
+                "SharedDisks", Category.CRITICAL, message, "Migrate the VMs that share it cold.", item=vm.name
+            )
+    if vm.id in facts.no_way:
+        message, suggestion = facts.no_way[vm.id]
+        yield Finding("VMStorageNotSupported", Category.CRITICAL, message, suggestion, "NotSupported", vm.name)
+
+
+def _concerns(vm: VM) -> Iterator[Finding]:
+    for concern in vm.concerns:
+        if concern.category is Gravity.CRITICAL:
+            message = f"{vm.name}: {concern.label}: {concern.assessment}"
+            yield Finding("VMCriticalConcerns", Category.CRITICAL, message, concern.remedy, concern.id, vm.name)
+
+
+def _warm(plan: Plan, vm: VM) -> Iterator[Finding]:
+    allowed = plan.spec.precopy is not None and plan.spec.precopy.enable_change_tracking
+    without = [disk.label for disk in vm.disks if disk.change_tracking is False or not vm.change_tracking]
+    if not vm.change_tracking_supported:
+        message = f"{vm.name}: its virtual hardware knows no changed block tracking"
+        suggestion = "Upgrade the VM's hardware version to 7 or later, or migrate it cold."
+        yield Finding("VMMissingChangedBlockTracking", Category.CRITICAL, message, suggestion, item=vm.name)
+    elif without:
+        message = f"{vm.name}: changed block tracking is off for {', '.join(without)}"
+        suggestion = "Enable it in vCenter, or set spec.precopy.enableChangeTracking, or migrate the VM cold."
+        category = Category.ADVISORY if allowed else Category.CRITICAL
+        if allowed:
+            suggestion = (
+                "tranship switches it on when the migration starts, as spec.precopy.enableChangeTracking allows."
+            )
+        reason = "MissingChangedBlockTracking"
+        yield Finding("VMMissingChangedBlockTracking", category, message, suggestion, reason, vm.name)
+    if vm.snapshots >= MOST_SNAPSHOTS:
+        message = (
+            f"{vm.name} has {vm.snapshots} snapshots; one more of ours would leave no reserve (vSphere's limit is 31)"
+        )
+        yield Finding("VMHasSnapshots", Category.CRITICAL, message, "Remove snapshots in vCenter.", item=vm.name)
+    elif vm.snapshots:
+        message = (
+            f"{vm.name} has {vm.snapshots} snapshots; reverting to one during the migration would make increments wrong"
+        )
+        suggestion = "Remove them in vCenter, or migrate the VM cold."
+        yield Finding("VMHasSnapshots", Category.CRITICAL, message, suggestion, item=vm.name)
+    if vm.consolidation_needed:
+        message = f"{vm.name}: its disks need consolidation"
+        suggestion = "Consolidate the VM's disks in vCenter."
+        yield Finding("VMConsolidationNeeded", Category.CRITICAL, message, suggestion, "ConsolidationNeeded", vm.name)

@@ -1,0 +1,116 @@
+"""The pipeline that the user sees: a projection of the itinerary's rows and of the movers' numbers. Nothing is stored twice.
+
+Called by the migration controller after every step.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from tranship.migration.itinerary import Book, Itinerary
+from tranship.migration.seen import CopySeen, CopyState, Seen
+from tranship.resources.vm import DiskStatus, Progress, StepError, Task, VMStatus
+from tranship.resources.vm import Step as PipelineStep
+
+DESCRIPTIONS = {
+    "Initialize": "Initialize migration.",
+    "DiskTransfer": "Transfer disks.",
+    "Cutover": "Shut the source down and copy what has changed since.",
+    "VirtualMachineCreation": "Create the target VM.",
+    "WaitForFinalSnapshotConsolidation": "Wait until the source's last snapshot is consolidated.",
+    "Cleanup": "Bring the source back and remove what was made.",
+}
+_COPYING = ("DiskTransfer", "Cutover")
+MIB = 1 << 20
+
+
+def project(vm: VMStatus, seen: Seen, book: Book) -> list[PipelineStep]:
+    """The whole pipeline anew; what an earlier look knew better (times, finished disks) is taken over."""
+    old = {step.name: step for step in vm.pipeline}
+    itinerary = book[vm.itinerary]
+    forward = _forward(vm, itinerary, book)
+    steps = [_step(name, old.get(name), vm, itinerary, forward, seen) for name in _names(forward)]
+    if itinerary is not forward:
+        steps.append(_step("Cleanup", old.get("Cleanup"), vm, itinerary, itinerary, seen))
+    return steps
+
+
+def _forward(vm: VMStatus, itinerary: Itinerary, book: Book) -> Itinerary:
+    """The itinerary that was under way when a failure or cancel took over: its steps are those of the pipeline so far."""
+    if itinerary.on_failure:
+        return itinerary
+    known = {step.name for step in vm.pipeline} - {"Cleanup"}
+    return next((one for one in book.values() if one.on_failure and set(_names(one)) == known), book["cold"])
+
+
+def _names(itinerary: Itinerary) -> Iterable[str]:
+    return dict.fromkeys(row.step for row in itinerary.rows)
+
+
+def _step(
+    name: str, old: PipelineStep | None, vm: VMStatus, current: Itinerary, table: Itinerary, seen: Seen
+) -> PipelineStep:
+    step = old.model_copy(deep=True) if old else PipelineStep(name=name, description=DESCRIPTIONS.get(name, name))
+    if current is not table:  # failed or cancelled: the forward steps stand as they were
+        if step.phase == "Running":
+            step.error = vm.error or StepError(phase=vm.phase, reasons=["cancelled by the user"])
+            _finish(step, seen.now, done=False)
+        return step
+    step.phase = _phase(name, vm, table)
+    if step.phase != "Pending":
+        step.started = step.started or seen.now
+    step.reason = vm.why if step.phase == "Running" else ""
+    if name in _COPYING:
+        _transfer(step, vm, seen)
+    else:
+        step.progress = Progress(completed=int(step.phase == "Completed"), total=1)
+    if step.phase == "Completed":
+        _finish(step, seen.now, done=True)
+    return step
+
+
+def _phase(name: str, vm: VMStatus, table: Itinerary) -> str:
+    at = next(index for index, row in enumerate(table.rows) if row.phase == vm.phase)
+    own = [index for index, row in enumerate(table.rows) if row.step == name]
+    if at > own[-1] or vm.completed:
+        return "Completed"
+    return "Running" if at >= own[0] else "Pending"
+
+
+def _finish(step: PipelineStep, now: datetime, *, done: bool) -> None:
+    step.completed = step.completed or now
+    step.phase = "Completed"
+    if done:
+        step.progress.completed = step.progress.total
+
+
+def _transfer(step: PipelineStep, vm: VMStatus, seen: Seen) -> None:
+    step.annotations = {"unit": "MB"}
+    if step.phase == "Running" and seen.copies:
+        known = {task.name: task for task in step.tasks}
+        step.tasks = [_disk(disk, known.get(disk.name), seen) for disk in vm.disks]
+    step.progress = Progress(
+        completed=sum(task.progress.completed for task in step.tasks),
+        total=sum(task.progress.total for task in step.tasks) or sum(disk.capacity // MIB for disk in vm.disks),
+    )
+
+
+def _disk(disk: DiskStatus, task: Task | None, seen: Seen) -> Task:
+    one = seen.copies.get(disk.id)
+    if one is None or (one.state is CopyState.ABSENT and task):
+        return task or Task(name=disk.name)
+    return Task(
+        name=disk.name,
+        phase={CopyState.RUNNING: "Running", CopyState.DONE: "Completed"}.get(one.state, "Pending"),
+        progress=Progress(completed=one.done // MIB, total=one.total // MIB),
+        annotations=_numbers(one) | {"unit": "MB", "way": disk.way},
+    )
+
+
+def _numbers(one: CopySeen) -> dict[str, str]:
+    """Real bytes beside upstream's MB."""
+    return {
+        "bytesTotal": str(one.total),
+        "bytesDone": str(one.done),
+        "bytesCopied": str(one.copied),
+        "bytesPerSecond": str(int(one.rate)),
+    }
