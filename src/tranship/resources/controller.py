@@ -1,0 +1,104 @@
+"""ForkliftController: the settings of the whole installation, and what they come to.
+
+`Settings.from_spec` gives the settings that are acted on as typed values: the object wins over the environment, the
+environment over the default; a plan may override further. The other settings of upstream are kept in the object.
+Upstream's misspelt and misnamed settings work under both names. Booleans are the strings "true" and "false".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from tranship.errors import Invalid
+from tranship.resources.meta import FORKLIFT_CONTROLLER, Kind, Resource
+from tranship.resources.model import Model
+from tranship.resources.plan import PrecopySpec
+
+IntOrText = int | str
+
+
+class ForkliftControllerSpec(Model):
+    """Only settings that are acted on are spelt out; all others are kept."""
+
+    model_config = {"alias_generator": None}
+
+    controller_max_vm_inflight: IntOrText | None = None
+    """How many VMs are moved at once, per source host or provider (20)."""
+    controller_precopy_interval: IntOrText | None = None
+    """Minutes from the end of one precopy to the next (60)."""
+    controller_snapshot_removal_timeout_minuts: IntOrText | None = None
+    """Minutes that the removal of a snapshot may take (120). Spelt as upstream does."""
+    controller_snapshot_removal_timeout_minutes: IntOrText | None = None
+    """The same, spelt right; wins."""
+    controller_snapshot_status_check_rate_seconds: IntOrText | None = None
+    """Seconds between two looks at a snapshot that is being made or removed (10)."""
+    controller_tls_connection_timeout_sec: IntOrText | None = None
+    """Seconds that a TLS connection may take to open (5)."""
+
+
+class ForkliftController(Resource):
+    """The settings of the whole installation."""
+
+    KIND: ClassVar[Kind] = FORKLIFT_CONTROLLER
+    spec: ForkliftControllerSpec = Field(default_factory=ForkliftControllerSpec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Spans are seconds."""
+
+    precopy_interval: float = 3600.0
+    max_vm_inflight: int = 20
+    snapshot_removal_timeout: float = 7200.0
+    snapshot_check_interval: float = 10.0
+    tls_timeout: float = 5.0
+
+    @classmethod
+    def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
+        """Raises Invalid, which names the setting or the variable."""
+        given = spec or ForkliftControllerSpec()
+
+        def number(default: float, names: tuple[str, ...], variables: tuple[str, ...], scale: float = 1.0) -> float:
+            for name in names:
+                if (value := getattr(given, name)) is not None:
+                    return _positive(value, f"spec.{name}") * scale
+            for variable in variables:
+                if value := env.get(variable):
+                    return _positive(value, variable) * scale
+            return default
+
+        timeout = "controller_snapshot_removal_timeout_minut"
+        return cls(
+            precopy_interval=number(3600, ("controller_precopy_interval",), ("PRECOPY_INTERVAL",), 60),
+            max_vm_inflight=int(number(20, ("controller_max_vm_inflight",), ("MAX_VM_INFLIGHT",))),
+            snapshot_removal_timeout=number(
+                7200,
+                (f"{timeout}es", f"{timeout}s"),
+                ("SNAPSHOT_REMOVAL_TIMEOUT_MINUTES", "SNAPSHOT_REMOVAL_TIMEOUT"),
+                60,
+            ),
+            snapshot_check_interval=number(
+                10,
+                ("controller_snapshot_status_check_rate_seconds",),
+                ("SNAPSHOT_STATUS_CHECK_RATE_SECONDS", "SNAPSHOT_STATUS_CHECK_RATE"),
+            ),
+            tls_timeout=number(5, ("controller_tls_connection_timeout_sec",), ("TLS_CONNECTION_TIMEOUT",)),
+        )
+
+    def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
+        """The interval for a plan, whose own wins; None = auto."""
+        if override is None or override.interval is None:
+            return self.precopy_interval
+        return override.interval_seconds
+
+
+def _positive(value: Any, field: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise Invalid(f"{value!r} is no number", field=field, remedy="Write a whole number.") from None
+    if number < 1:
+        raise Invalid(f"{number} is too small", field=field, remedy="Write a whole number of at least 1.")
+    return number
