@@ -1,0 +1,41 @@
+# Each target makes its own set-up (scripts/setup) and works on a fresh machine.
+BIN := .venv/bin
+
+.PHONY: help setup demo check unit test bench format lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup:  ## install the product into .venv
+	@scripts/setup run
+
+demo:  ## start the lab and move three machines out of it
+	@scripts/setup demo
+	@$(BIN)/tranship demo
+
+check:  ## format, lint, types, import rules, dead code
+	@scripts/setup check
+	@scripts/check
+
+test: check  ## check, then every test
+	@scripts/setup test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n 2 --dist worksteal --durations 15 $(ARGS)
+
+unit:  ## the quick tests only
+	@scripts/setup check
+	$(BIN)/pytest -n 2 --dist worksteal tests/unit tests/walks $(ARGS)
+
+bench:  ## measure the copy engine against nbdcopy and qemu-img
+	@scripts/setup test
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+format:  ## rewrite the sources as ruff wants them
+	@scripts/setup check
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock:  ## make requirements/*.txt anew from pyproject.toml
+	scripts/lock $(ARGS)
+
+clean:  ## forget everything that was installed or cached here
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
