@@ -129,7 +129,8 @@ def step(vm: VMStatus, seen: Seen, book: Book) -> tuple[VMStatus, Verdict]:
         return _switch(vm, book[itinerary.on_cancel], seen, "cancelled by the user"), Wait("cancelled by the user")
     verdict = _repeat(vm, row, seen, _decide(vm, row, seen))
     if isinstance(verdict, Fail) and row.stubborn:
-        verdict = Advance(f"left behind: {verdict.error}")
+        _enter(vm, itinerary, itinerary.after(row), seen.now, f"left behind: {verdict.error}")
+        return vm, verdict
     if isinstance(verdict, Fail):
         return _fail(vm, itinerary, book, seen, verdict), verdict
     if isinstance(verdict, Advance):

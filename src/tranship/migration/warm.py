@@ -117,6 +117,11 @@ def add_checkpoint(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance("the disks are those of the round before")
 
 
+def begin_round(vm: VMStatus, seen: Seen) -> Verdict:
+    verdict = add_checkpoint(vm, seen)
+    return Advance(verdict.why, to="CopyDisks") if isinstance(verdict, Advance) else verdict
+
+
 def copy_disks(vm: VMStatus, seen: Seen) -> Verdict:
     number = phases.current_round(vm)
     base = {disk.id: disk.base or "" for disk in vm.disks}
@@ -234,7 +239,7 @@ WARM = Itinerary(
         Row("CreateSnapshot", "DiskTransfer", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
         Row("WaitForSnapshot", "DiskTransfer", wait_for_snapshot, deadline=_snapshot_deadline),
         Row("StoreSnapshotDeltas", "DiskTransfer", store_deltas, record_deltas),
-        Row("AddCheckpoint", "DiskTransfer", add_checkpoint, jumps=("CopyDisks",)),
+        Row("AddCheckpoint", "DiskTransfer", begin_round, jumps=("CopyDisks",)),
         *_POWER_OFF,
         Row("CreateFinalSnapshot", "Cutover", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
         Row("WaitForFinalSnapshot", "Cutover", wait_for_snapshot, deadline=_snapshot_deadline),
