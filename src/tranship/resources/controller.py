@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tranship.errors import Invalid
-from tranship.resources.meta import FORKLIFT_CONTROLLER, Kind, Resource
+from tranship.resources.meta import FORKLIFT_CONTROLLER, Kind, Resource, Status
 from tranship.resources.model import Model
 from tranship.resources.plan import PrecopySpec
 
-IntOrText = int | str
+Number = Any
+"""A whole number. Old schemas let a string stand here too, so the model takes anything and `Settings` checks it."""
 
 
 class ForkliftControllerSpec(Model):
@@ -24,18 +25,25 @@ class ForkliftControllerSpec(Model):
 
     model_config = {"alias_generator": None}
 
-    controller_max_vm_inflight: IntOrText | None = None
+    controller_max_vm_inflight: Number = None
     """How many VMs are moved at once, per source host or provider (20)."""
-    controller_precopy_interval: IntOrText | None = None
+    controller_precopy_interval: Number = None
     """Minutes from the end of one precopy to the next (60)."""
-    controller_snapshot_removal_timeout_minuts: IntOrText | None = None
+    controller_snapshot_removal_timeout_minuts: Number = None
     """Minutes that the removal of a snapshot may take (120). Spelt as upstream does."""
-    controller_snapshot_removal_timeout_minutes: IntOrText | None = None
+    controller_snapshot_removal_timeout_minutes: Number = None
     """The same, spelt right; wins."""
-    controller_snapshot_status_check_rate_seconds: IntOrText | None = None
+    controller_snapshot_status_check_rate_seconds: Number = None
     """Seconds between two looks at a snapshot that is being made or removed (10)."""
-    controller_tls_connection_timeout_sec: IntOrText | None = None
+    controller_tls_connection_timeout_sec: Number = None
     """Seconds that a TLS connection may take to open (5)."""
+
+
+class ForkliftControllerStatus(Status):
+    """Written by upstream's operator, whose conditions are of another shape: anything is kept."""
+
+    conditions: Any = Field(default_factory=list)
+    observed_generation: Any = 0
 
 
 class ForkliftController(Resource):
@@ -43,6 +51,7 @@ class ForkliftController(Resource):
 
     KIND: ClassVar[Kind] = FORKLIFT_CONTROLLER
     spec: ForkliftControllerSpec = Field(default_factory=ForkliftControllerSpec)
+    status: ForkliftControllerStatus = Field(default_factory=ForkliftControllerStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +105,10 @@ class Settings:
 
 def _positive(value: Any, field: str) -> int:
     try:
+        if isinstance(value, bool | float):
+            raise TypeError
         number = int(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise Invalid(f"{value!r} is no number", field=field, remedy="Write a whole number.") from None
     if number < 1:
         raise Invalid(f"{number} is too small", field=field, remedy="Write a whole number of at least 1.")
