@@ -229,7 +229,7 @@ def test_a_scheduled_cutover_is_preceded_by_one_more_precopy() -> None:
     assert_moved(end, world)
     assert end.warm is not None
     assert end.cutover is not None
-    last_precopy, final = end.warm.precopies[-2:]
+    last_precopy = end.warm.precopies[-2]
     assert last_precopy.start is not None
     assert at - timedelta(seconds=60) <= last_precopy.start < at
     assert end.cutover.asked is not None

@@ -1,6 +1,6 @@
 """What a phase may ask of the world. Frozen, named, adopting: asked twice, the second finds the first one's work.
 
-`migration/` only makes them; `controllers/effects.py` carries them out. `key` names an ask: one in flight per key and VM.
+`migration/` only makes them; `controllers/effects.py` carries them out. `key` names an ask.
 `makes` is what the ledger must say before the call, so that whatever a crash leaves behind is found by name.
 """
 

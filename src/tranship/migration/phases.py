@@ -189,6 +189,8 @@ def remove_snapshots(vm: VMStatus, seen: Seen) -> Verdict:
     names = [one.name for one in seen.source.snapshots if one.name.startswith(f"{seen.policy.mark}-")]
     if names:
         return Do((RemoveSnapshot(names[-1]),), f"removing snapshot {names[-1]}")
+    if seen.source.tasks:  # a snapshot asked for by a controller that died may still appear
+        return Wait(f"the source still works on the VM: {', '.join(seen.source.tasks)}")
     return Advance("no snapshot of ours is left")
 
 
@@ -221,6 +223,7 @@ def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
 
 def record_machine(vm: VMStatus, seen: Seen) -> None:
     vm.outcome = "succeeded"
+    vm.new_name = seen.policy.machine
     if vm.cutover and vm.cutover.powered_off and seen.target.machine is MachineState.RUNNING:
         vm.cutover.started = seen.now
         vm.cutover.downtime_seconds = (seen.now - vm.cutover.powered_off).total_seconds()

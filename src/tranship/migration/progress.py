@@ -8,6 +8,7 @@ from datetime import datetime
 
 from tranship.migration.itinerary import Book, Itinerary
 from tranship.migration.seen import CopySeen, CopyState, Seen
+from tranship.resources.conditions import Category, Conditions
 from tranship.resources.vm import DiskStatus, Progress, StepError, Task, VMStatus
 from tranship.resources.vm import Step as PipelineStep
 
@@ -114,3 +115,20 @@ def _numbers(one: CopySeen) -> dict[str, str]:
         "bytesCopied": str(one.copied),
         "bytesPerSecond": str(int(one.rate)),
     }
+
+
+def conclude(vm: VMStatus, now: datetime) -> None:
+    """The VM's last word, as a condition: Succeeded, Failed or Canceled."""
+    conditions = Conditions(vm.conditions)
+    left = [f"{entry.kind} {entry.name} on the {entry.side}" for entry in vm.ledger if entry.kind == "snapshot"]
+    if vm.outcome == "succeeded":
+        conditions.set("Succeeded", Category.ADVISORY, now, message="the VM was moved", durable=True)
+    elif vm.outcome == "canceled":
+        conditions.set("Canceled", Category.ADVISORY, now, message="cancelled by the user", durable=True)
+    else:
+        message = "; ".join(vm.error.reasons[:1]) if vm.error else "the migration failed"
+        remedy = " ".join(vm.error.reasons[1:]) if vm.error else ""
+        conditions.set("Failed", Category.ERROR, now, message=message, suggestion=remedy, durable=True)
+    if left:
+        remedy = "Remove it in the source's console."
+        conditions.set("LeftBehind", Category.WARN, now, message=", ".join(left), suggestion=remedy, durable=True)

@@ -131,7 +131,6 @@ class Seen:
     source: SourceSeen
     target: TargetSeen = TargetSeen()
     copies: Mapping[str, CopySeen] = field(default_factory=dict)  # of the current round, by disk key
-    in_flight: frozenset[str] = frozenset()  # keys of asks that have not come back
     failed: Mapping[str, TranshipError] = field(default_factory=dict)
     cutover: datetime | None = None  # when the user wants it
     cancelled: bool = False

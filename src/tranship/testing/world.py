@@ -99,7 +99,7 @@ class World:
             return
         assert not self.snapshots, f"{ask.name} was made while {list(self.snapshots)} is there"
         self.epoch += 1
-        ids = {disk: f"uuid/{self.epoch}" for disk in self.policy.disks} if self.tracking else {}
+        ids = dict.fromkeys(self.policy.disks, f"uuid/{self.epoch}") if self.tracking else {}
         self.snapshots[ask.name] = Snapshot(f"snapshot-{self.epoch}", ask.name, ids)
 
     def _RemoveSnapshot(self, ask: asks.RemoveSnapshot) -> None:

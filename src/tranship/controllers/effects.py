@@ -1,0 +1,126 @@
+"""Carries out what phases ask, and gathers what they decide from, for one VM. Everything blocks: called in threads.
+
+Idempotent throughout: asked twice, the second finds the first one's work, because providers adopt by name and movers by
+their job's directory.
+"""
+
+import time
+from collections.abc import Mapping
+
+from tranship.controllers.movers import Movers
+from tranship.errors import Broken, Refused
+from tranship.inventory.vm import VM
+from tranship.migration import asks
+from tranship.migration.mapping import MachineOrder
+from tranship.migration.seen import CopySeen, CopyState, SourceSeen, TargetSeen
+from tranship.providers.base import Source, Target
+from tranship.resources.vm import VMStatus
+
+KEEP_EVERY = 10.0  # seconds between signs of life for what the source lends
+
+
+class Effects:
+    """verify: read back what was written. The source VM is given as facts of the inventory; its id and instance uuid are
+    what the provider checks before any call that changes something."""
+
+    def __init__(
+        self, source: Source, target: Target, vm: VM, order: MachineOrder, movers: Movers, *, verify: bool
+    ) -> None:
+        self._source, self._target, self._vm, self._order = source, target, vm, order
+        self._movers = movers
+        self._verify = verify
+        self._kept = 0.0
+
+    # --- look ---
+
+    def source_seen(self) -> SourceSeen:
+        return self._source.observe(self._vm)
+
+    def target_seen(self) -> TargetSeen:
+        return self._target.observe(self._order)
+
+    def copies_seen(self, round_: int) -> Mapping[str, CopySeen]:
+        return {disk.source: self._movers.look(disk.source, round_) for disk in self._order.disks}
+
+    def keep_alive(self, round_: int) -> None:
+        handle = self._movers.handle(round_)
+        if handle and time.monotonic() - self._kept > KEEP_EVERY:
+            self._kept = time.monotonic()
+            self._source.keep(handle)
+
+    # --- ask ---
+
+    def carry_out(self, ask: asks.Ask, status: VMStatus) -> None:
+        """Raises tranship.errors."""
+        source, target, vm, order = self._source, self._target, self._vm, self._order
+        match ask:
+            case asks.EnableChangeTracking(name):
+                source.enable_change_tracking(vm, name)
+            case asks.CreateSnapshot(name, quiesce):
+                source.create_snapshot(vm, name, quiesce=quiesce)
+            case asks.RemoveSnapshot(name):
+                source.remove_snapshot(vm, name)
+            case asks.Consolidate():
+                source.consolidate(vm)
+            case asks.ShutDownGuest():
+                source.shut_down_guest(vm)
+            case asks.PowerOff():
+                source.power_off(vm)
+            case asks.PowerOn():
+                source.power_on(vm)
+            case asks.CreateDisks():
+                target.create_disks(order)
+            case asks.StartCopies():
+                self._start_copies(ask)
+            case asks.EndCopies(round_):
+                self._end_copies(round_)
+            case asks.StopCopies(round_):
+                for disk in order.disks:
+                    self._movers.stop(disk.source, round_)
+            case asks.CreateMachine():
+                target.create_machine(order)
+            case asks.StartMachine():
+                target.start_machine(order)
+            case asks.StopMachine():
+                target.stop_machine(order)
+            case asks.DeleteMachine():
+                target.delete_machine(order)
+            case asks.DeleteDisks():
+                target.delete_disks(order, [disk.source for disk in order.disks])
+            case _:
+                raise Broken(f"nobody carries out {ask.key}")
+
+    def _start_copies(self, ask: asks.StartCopies) -> None:
+        done = (CopyState.RUNNING, CopyState.DONE)
+        disks = [disk for disk in ask.ways if self._movers.look(disk, ask.round).state not in done]
+        if not disks:
+            return
+        ways = {disk: ask.ways[disk] for disk in disks}
+        opened = self._source.open_disks(self._vm, ways, ask.snapshot)
+        self._movers.remember_handle(ask.round, opened.handle)
+        for disk in disks:
+            changed, full = None, ""
+            if base := ask.base.get(disk):
+                try:
+                    changed = self._source.changes(self._vm, disk, ask.snapshot, base)
+                except Refused as error:  # the changeId is of another epoch: everything may have changed
+                    full = f"the source knows no changes since {base}: {error.detail}"
+            self._movers.start(
+                disk,
+                ask.round,
+                source=opened.addresses[disk],
+                target=self._target.address(self._order, disk),
+                size=next(one.size for one in self._order.disks if one.source == disk),
+                point=f"{ask.round}/{ask.snapshot}/{ask.base.get(disk, '')}",
+                changed=changed,
+                full=full,
+                verify=self._verify,
+            )
+
+    def _end_copies(self, round_: int) -> None:
+        self._source.close_disks(self._movers.handle(round_))
+        self._movers.forget_handle(round_)
+
+    def forget(self, status: VMStatus) -> None:
+        """The VM's walk has ended: journals and reports are of no more use."""
+        self._movers.discard()

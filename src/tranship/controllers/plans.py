@@ -1,0 +1,222 @@
+"""Plans: can every VM be moved as the plan says? All causes as conditions, before anything is touched.
+
+Also says by which way each disk will come, what a probe of the ways found, and how the plan's migrations stand. While a
+migration runs the checks rest: the world that they would look at is the migration's doing. The plan's status.migration belongs
+to the migration controller.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+from tranship.controllers.manager import Key, key_of
+from tranship.controllers.providers import ProviderController
+from tranship.controllers.resolve import Route, route
+from tranship.errors import Busy, NotFound, NotUnique, TranshipError
+from tranship.inventory.vm import VM
+from tranship.migration.checks import Facts, check
+from tranship.providers.base import DiskWay, Probe
+from tranship.resources.conditions import READY, Category, Conditions
+from tranship.resources.meta import MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
+from tranship.resources.migration import Migration
+from tranship.resources.model import to_json
+from tranship.resources.plan import Plan
+from tranship.resources.unacted import blocking_unacted, unacted
+from tranship.resources.vm import PlanVM
+from tranship.store.base import Object, Store
+
+RETRY = 5.0
+
+
+class PlanController:
+    name = "plan"
+
+    def __init__(self, store: Store, providers: ProviderController) -> None:
+        self._store, self._providers = store, providers
+        self._probes: dict[tuple[str, int, str], tuple[Probe, ...]] = {}  # (plan uid, generation, VM id)
+        self._known: set[Key] = set()
+
+    @property
+    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
+        def by_map(obj: Object) -> list[Key]:
+            return list(self._known)
+
+        return {
+            PLAN: lambda obj: [key_of(obj)],
+            MIGRATION: lambda obj: [plan_key(obj)],
+            NETWORK_MAP: by_map,
+            STORAGE_MAP: by_map,
+        }
+
+    @property
+    def known(self) -> Iterable[Key]:
+        return tuple(self._known)
+
+    async def reconcile(self, key: Key) -> float | None:
+        try:
+            plan = Plan.read(await self._store.get(PLAN, *key))
+        except NotFound:
+            self._known.discard(key)
+            return None
+        self._known.add(key)
+        conditions, now = Conditions(plan.status.conditions), datetime.now(UTC)
+        before = [to_json(one) for one in conditions.list]
+        runs = await migrations_of(self._store, plan)
+        executing = any(run.status.started and not run.status.completed for run in runs)
+        if executing:
+            conditions.delete("Succeeded", "Failed", "Canceled", "Executing")
+        else:
+            conditions.begin_staging()
+            await self._validate(plan, conditions, now)
+            conditions.end_staging()
+        _say_runs(plan, runs, conditions, now, executing=executing)
+        after = [to_json(one) for one in conditions.list]
+        if after != before or plan.status.observed_generation != plan.metadata.generation:
+            status = {"conditions": after, "observedGeneration": plan.metadata.generation}
+            await self._store.patch(PLAN, *key, {"status": status}, subresource="status")
+        return None if conditions.ready or executing else RETRY
+
+    async def _validate(self, plan: Plan, conditions: Conditions, now: datetime) -> None:
+        if plan.spec.archived:
+            conditions.set("Archived", Category.ADVISORY, now, reason="UserRequested", message="the plan is archived")
+        self._say_unacted(plan, conditions, now)
+        try:
+            leads = await route(self._store, self._providers, plan)
+        except Busy as error:
+            conditions.set("ProviderNotReady", Category.ERROR, now, reason="Staging", message=str(error))
+            return
+        except TranshipError as error:
+            text, remedy = str(error), error.suggestion
+            conditions.set("NotValid", Category.CRITICAL, now, reason=error.reason, message=text, suggestion=remedy)
+            return
+        self._say_maps(leads, conditions, now)
+        vms = self._vms(plan, leads, conditions, now)
+        ways, no_way = await self._ways(plan, leads, [vm for _, vm in vms])
+        done = frozenset(one.id for one in plan.status.migration.vms if one.outcome == "succeeded")
+        facts = Facts(
+            leads.source_estate, leads.target_estate, leads.networks.spec, leads.storages.spec, no_way, succeeded=done
+        )
+        for finding in check(plan, vms, facts):
+            conditions.set(
+                finding.type,
+                finding.category,
+                now,
+                reason=finding.reason,
+                message=finding.message,
+                suggestion=finding.suggestion,
+                items=[finding.item] if finding.item else [],
+            )
+        _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)
+        if not conditions.blocking:
+            await self._probe(plan, leads, [vm for _, vm in vms if vm.id not in done], conditions, now)
+            conditions.set(READY, Category.REQUIRED, now, message="the plan can be started")
+
+    def _say_unacted(self, plan: Plan, conditions: Conditions, now: datetime) -> None:
+        for field in blocking_unacted(plan):
+            text = f"{field.path}: {field.why}"
+            remedy = "Remove the field, if the VM can be moved without."
+            conditions.set(
+                "NotSupported",
+                Category.CRITICAL,
+                now,
+                reason="NotSupported",
+                message=text,
+                suggestion=remedy,
+                items=[field.path],
+            )
+        for field in unacted(plan):
+            text = f"{field.path}: {field.why}"
+            conditions.set(
+                "FieldsNotActedOn", Category.ADVISORY, now, reason="NotSupported", message=text, items=[field.path]
+            )
+
+    def _say_maps(self, leads: Route, conditions: Conditions, now: datetime) -> None:
+        for kind, one in (("Network", leads.networks), ("Storage", leads.storages)):
+            if Conditions(one.status.conditions).blocking or not one.status.observed_generation:
+                text = f"the {kind.lower()} map {one.name} is not ready"
+                remedy = f"See the conditions of {kind}Map {one.name}."
+                conditions.set(f"{kind}MapNotReady", Category.CRITICAL, now, message=text, suggestion=remedy)
+
+    def _vms(self, plan: Plan, leads: Route, conditions: Conditions, now: datetime) -> list[tuple[PlanVM, VM]]:
+        found = []
+        for number, entry in enumerate(plan.spec.vms):
+            field = f"spec.vms[{number}]"
+            try:
+                found.append((entry, leads.vm(entry)))
+            except (NotFound, NotUnique) as error:
+                type = "VMNotFound" if isinstance(error, NotFound) else "VMRefNotValid"
+                reason = "NotFound" if isinstance(error, NotFound) else "NotUnique"
+                text, remedy = f"{field}: {error}", error.suggestion
+                conditions.set(
+                    type, Category.CRITICAL, now, reason=reason, message=text, suggestion=remedy, items=[str(entry)]
+                )
+        if not plan.spec.vms:
+            text = "the plan names no VM"
+            conditions.set(
+                "VMRefNotValid", Category.CRITICAL, now, reason="NotSet", message=text, suggestion="Fill spec.vms."
+            )
+        return found
+
+    async def _ways(
+        self, plan: Plan, leads: Route, vms: list[VM]
+    ) -> tuple[dict[str, tuple[DiskWay, ...]], dict[str, tuple[str, str]]]:
+        ways, no_way = {}, {}
+        for vm in vms:
+            try:
+                ways[vm.id] = await asyncio.to_thread(leads.source.ways, vm, warm=plan.warm)
+            except TranshipError as error:
+                no_way[vm.id] = (f"{vm.name}: {error}", error.suggestion)
+        return ways, no_way
+
+    async def _probe(self, plan: Plan, leads: Route, vms: list[VM], conditions: Conditions, now: datetime) -> None:
+        """Once per generation of the plan and VM: it reads real blocks."""
+        for vm in vms:
+            key = (plan.uid, plan.metadata.generation, vm.id)
+            if key not in self._probes:
+                self._probes[key] = await asyncio.to_thread(leads.source.probe, vm)
+            for probe in self._probes[key]:
+                word = {True: "works", False: "does not work", None: "cannot be tried now"}[probe.works]
+                text = f"{vm.name}: {probe.way} {word}: {probe.detail}"
+                conditions.set("WaysProbed", Category.ADVISORY, now, message=text, items=[text])
+
+
+def plan_key(migration: Object) -> Key:
+    plan = migration["spec"]["plan"]
+    return Key(plan.get("namespace") or migration["metadata"].get("namespace", ""), plan.get("name", ""))
+
+
+async def migrations_of(store: Store, plan: Plan) -> list[Migration]:
+    """Oldest first."""
+    found = (await store.list(MIGRATION)).items
+    runs = [Migration.read(obj) for obj in found if plan_key(obj) == Key(plan.namespace, plan.name)]
+    return sorted(runs, key=lambda run: (run.metadata.creation_timestamp or datetime.now(UTC), run.name))
+
+
+def _say_ways(
+    ways: Mapping[str, tuple[DiskWay, ...]], names: Mapping[str, str], conditions: Conditions, now: datetime
+) -> None:
+    items = [f"{names[id]}: disk {way.disk} by {way.way}: {way.why}" for id, found in ways.items() for way in found]
+    if items:
+        text = f"the way to the bytes of {len(items)} disks is chosen"
+        conditions.set("DiskWays", Category.ADVISORY, now, message=text, items=items)
+
+
+def _say_runs(plan: Plan, runs: list[Migration], conditions: Conditions, now: datetime, *, executing: bool) -> None:
+    vms = plan.status.migration.vms
+    if executing:
+        conditions.set("Executing", Category.ADVISORY, now, reason="Started", message="a migration runs", durable=True)
+        return
+    conditions.delete("Executing")
+    if not runs or not vms or not all(one.completed for one in vms):
+        return
+    outcomes = [one.outcome for one in vms]
+    count = {word: outcomes.count(word) for word in ("succeeded", "failed", "canceled")}
+    if count["succeeded"] == len(outcomes):
+        conditions.set("Succeeded", Category.ADVISORY, now, message=f"{len(outcomes)} VMs were moved", durable=True)
+    elif count["failed"]:
+        reason = "PartlySucceeded" if count["succeeded"] else "Failed"
+        text = f"{count['failed']} of {len(outcomes)} VMs failed, {count['succeeded']} were moved"
+        conditions.set("Failed", Category.ADVISORY, now, reason=reason, message=text, durable=True)
+    else:
+        text = f"{count['canceled']} of {len(outcomes)} VMs were cancelled, {count['succeeded']} were moved"
+        conditions.set("Canceled", Category.ADVISORY, now, message=text, durable=True)

@@ -1,0 +1,70 @@
+"""From references in manifests to live things: providers, maps, VMs. Shared by the plan and migration controllers."""
+
+import asyncio
+from dataclasses import dataclass
+
+from tranship.controllers.providers import Connection, ProviderController
+from tranship.errors import Busy, Invalid, NotFound
+from tranship.inventory.estate import Estate, find
+from tranship.inventory.vm import VM
+from tranship.providers.base import Source, Target
+from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP, Kind, ObjectReference
+from tranship.resources.networkmap import NetworkMap
+from tranship.resources.plan import Plan
+from tranship.resources.storagemap import StorageMap
+from tranship.resources.vm import PlanVM
+from tranship.store.base import Object, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a plan leads from and to, with everything loaded."""
+
+    source: Source
+    target: Target
+    source_estate: Estate
+    target_estate: Estate
+    networks: NetworkMap
+    storages: StorageMap
+
+    def vm(self, entry: PlanVM) -> VM:
+        """Raises NotFound, NotUnique."""
+        return find("VM", self.source_estate.vms, id=entry.id, name=entry.name)
+
+
+async def route(store: Store, providers: ProviderController, plan: Plan) -> Route:
+    """Raises NotFound or Invalid with the field that leads nowhere, or what is wrong with a provider."""
+    spec, namespace = plan.spec, plan.namespace
+    source = _side(providers, spec.provider.source, namespace, "spec.provider.source")
+    target = _side(providers, spec.provider.destination, namespace, "spec.provider.destination")
+    if source.source is None:
+        raise Invalid(
+            "this provider is no source of VMs", field="spec.provider.source", remedy="Name a vsphere provider."
+        )
+    if target.target is None:
+        remedy = "Name a provider of type local."
+        raise Invalid("this provider is no target", field="spec.provider.destination", remedy=remedy)
+    if source.estate is None:
+        raise Busy("its inventory is being loaded", what="the source provider", fault="Staging")
+    return Route(
+        source=source.source,
+        target=target.target,
+        source_estate=source.estate,
+        target_estate=await asyncio.to_thread(target.target.estate),
+        networks=NetworkMap.read(await _object(store, NETWORK_MAP, spec.map.network, namespace, "spec.map.network")),
+        storages=StorageMap.read(await _object(store, STORAGE_MAP, spec.map.storage, namespace, "spec.map.storage")),
+    )
+
+
+def _side(providers: ProviderController, ref: ObjectReference, namespace: str, field: str) -> Connection:
+    try:
+        return providers.get(ref, namespace)
+    except NotFound as error:
+        raise Invalid(str(error), field=field, remedy=error.suggestion) from error
+
+
+async def _object(store: Store, kind: Kind, ref: ObjectReference, namespace: str, field: str) -> Object:
+    try:
+        return await store.get(kind, ref.namespace or namespace, ref.name)
+    except NotFound as error:
+        raise Invalid(str(error), field=field, remedy=f"Create the {kind}, or correct the reference.") from error

@@ -1,0 +1,34 @@
+"""Which class serves which provider type. The one place that knows them all; a platform is imported when it is used.
+
+Called by the provider controller.
+"""
+
+from collections.abc import Mapping
+
+from tranship.errors import Unsupported
+from tranship.providers.base import Source, Target
+from tranship.resources.provider import LOCAL, VSPHERE
+
+SOURCES = (VSPHERE,)
+TARGETS = (LOCAL,)
+
+
+def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str]) -> Source:
+    """Not connected yet. Raises Unsupported, Invalid."""
+    if type == VSPHERE:
+        from tranship.providers.vsphere.source import VsphereSource
+
+        return VsphereSource(url, secret, settings)
+    raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
+
+
+def open_target(type: str, settings: Mapping[str, str]) -> Target:
+    if type == LOCAL:
+        from tranship.providers.local.target import LocalTarget
+
+        return LocalTarget(settings)
+    raise Unsupported("it is not built yet", what=f"provider type {type} as a target", remedy=_remedy(TARGETS))
+
+
+def _remedy(types: tuple[str, ...]) -> str:
+    return f"Use one of: {', '.join(types)}."
