@@ -13,7 +13,7 @@ What holds everywhere:
 - Temporary errors (Conflict, Expired, Unreachable) may be retried after reading again; the others may not.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -70,7 +70,9 @@ class Store(Protocol):
     ) -> Listing:
         """namespace None = all. Sorted by namespace and name. Raises Expired when `cont` is too old: begin again."""
 
-    def watch(self, kind: Kind, namespace: str | None = None, *, since: str | None = None) -> AsyncIterator[Event]:
+    def watch(
+        self, kind: Kind, namespace: str | None = None, *, since: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Changes after resourceVersion `since`. None = first the present state as ADDED and one BOOKMARK that carries the
         annotation INITIAL_EVENTS_END. Ends when the store is closed. Raises Expired: list again, then watch."""
 

@@ -5,7 +5,7 @@ kept. In memory both are one table, as nothing has to be waited for.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,7 +52,7 @@ class MemoryStore:
 
     async def watch(
         self, kind: Kind, namespace: str | None = None, *, since: str | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         told = position = self._seen.version if since is None else _number(since)
         if since is None:
             for row in self._seen.rows(kind, namespace):
