@@ -33,10 +33,6 @@ class ForkliftControllerSpec(Model):
     """Minutes that the removal of a snapshot may take (120). Spelt as upstream does."""
     controller_snapshot_removal_timeout_minutes: Number = None
     """The same, spelt right; wins."""
-    controller_snapshot_status_check_rate_seconds: Number = None
-    """Seconds between two looks at a snapshot that is being made or removed (10)."""
-    controller_tls_connection_timeout_sec: Number = None
-    """Seconds that a TLS connection may take to open (5)."""
 
 
 class ForkliftControllerStatus(Status):
@@ -61,8 +57,6 @@ class Settings:
     precopy_interval: float = 3600.0
     max_vm_inflight: int = 20
     snapshot_removal_timeout: float = 7200.0
-    snapshot_check_interval: float = 10.0
-    tls_timeout: float = 5.0
 
     @classmethod
     def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
@@ -78,22 +72,15 @@ class Settings:
                     return _positive(value, variable) * scale
             return default
 
-        timeout = "controller_snapshot_removal_timeout_minut"
         return cls(
             precopy_interval=number(3600, ("controller_precopy_interval",), ("PRECOPY_INTERVAL",), 60),
             max_vm_inflight=int(number(20, ("controller_max_vm_inflight",), ("MAX_VM_INFLIGHT",))),
             snapshot_removal_timeout=number(
                 7200,
-                (f"{timeout}es", f"{timeout}s"),
+                ("controller_snapshot_removal_timeout_minutes", "controller_snapshot_removal_timeout_minuts"),
                 ("SNAPSHOT_REMOVAL_TIMEOUT_MINUTES", "SNAPSHOT_REMOVAL_TIMEOUT"),
                 60,
             ),
-            snapshot_check_interval=number(
-                10,
-                ("controller_snapshot_status_check_rate_seconds",),
-                ("SNAPSHOT_STATUS_CHECK_RATE_SECONDS", "SNAPSHOT_STATUS_CHECK_RATE"),
-            ),
-            tls_timeout=number(5, ("controller_tls_connection_timeout_sec",), ("TLS_CONNECTION_TIMEOUT",)),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:

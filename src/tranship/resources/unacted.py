@@ -38,10 +38,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
     meta.NETWORK_MAP: frozenset(
         {
             "spec.provider",
-            "spec.map[].source.id",
-            "spec.map[].source.name",
-            "spec.map[].source.namespace",
-            "spec.map[].source.type",
+            "spec.map[].source",
             "spec.map[].destination.type",
             "spec.map[].destination.name",
             "spec.map[].destination.namespace",
@@ -89,8 +86,6 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_precopy_interval",
             "spec.controller_snapshot_removal_timeout_minuts",
             "spec.controller_snapshot_removal_timeout_minutes",
-            "spec.controller_snapshot_status_check_rate_seconds",
-            "spec.controller_tls_connection_timeout_sec",
         }
     ),
 }
@@ -112,7 +107,7 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.settings.esxiCloneMethod": "copies are not offloaded to the storage",
         "spec.settings": "this setting is not known",
     },
-    meta.NETWORK_MAP: {"spec.map[].source.vlan": "networks are told apart by id and name, not by VLAN"},
+    meta.NETWORK_MAP: {},
     meta.STORAGE_MAP: {
         "spec.map[].destination.accessMode": "disks are files of this host",
         "spec.map[].destination.volumeMode": "disks are files of this host",

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -206,6 +206,7 @@ def plain(annotation: Any) -> Any:
     return args[0] if args else inner[0]
 
 
+@settings(max_examples=30, deadline=None)
 @given(models(VMStatus))
 def test_a_vm_status_survives_the_round_trip(status: VMStatus) -> None:
     assert VMStatus.model_validate(to_json(status), by_alias=True, by_name=False) == status
