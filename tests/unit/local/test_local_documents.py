@@ -1,0 +1,121 @@
+"""What is written beside the disks: the libvirt domain and the KubeVirt manifest."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
+
+from tranship.migration.mapping import DiskOrder, NicOrder
+from tranship.providers.local.acceleration import Accelerator
+from tranship.providers.local.domain import domain_xml
+from tranship.providers.local.firmware import Firmware
+from tranship.providers.local.manifest import virtual_machine
+
+DISKS = (
+    DiskOrder(source="2000", name="web01-0", pool="", size=1 << 30, bus="virtio", boot=2),
+    DiskOrder(source="2001", name="web01-1", pool="", size=1 << 30, bus="sata", boot=1),
+    DiskOrder(source="2002", name="web01-2", pool="", size=1 << 30, bus="scsi"),
+)
+NICS = (
+    NicOrder(mac="00:50:56:aa:bb:01", kind="pod"),
+    NicOrder(mac="00:50:56:aa:bb:02", kind="multus", network="br0", namespace="nets", model="e1000e"),
+)
+OVMF = Firmware(Path("/fw/code.fd"), "raw", Path("/fw/vars.fd"), "raw", secure=True)
+
+
+def test_domain(make_order):
+    order = make_order(disks=DISKS, nics=NICS, firmware="efi", secure_boot=True, tpm=True, sockets=2, cores=3)
+    paths = [(disk, Path("/d", f"{disk.name} & more.raw")) for disk in DISKS]
+    text = domain_xml(order, paths, OVMF, Path("/d"), Path("/d/nvram.fd"), Accelerator("tcg", ""))
+    domain = ElementTree.fromstring(text)
+    assert domain.get("type") == "qemu"
+    assert domain.findtext("name") == "web01"
+    assert domain.findtext("uuid") == order.uuid
+    assert (domain.findtext("memory"), domain.findtext("vcpu")) == (str(64 * 1024), "6")
+    assert domain.find("cpu/topology").attrib == {"sockets": "2", "cores": "3", "threads": "1"}
+    assert domain.find("os/type").get("machine") == "q35"
+    assert domain.find("os/loader").get("secure") == "yes"
+    assert domain.findtext("os/nvram") == "/d/nvram.fd"
+    assert domain.find("features/smm").get("state") == "on"
+    disks = domain.findall("devices/disk")
+    assert [disk.find("target").get("bus") for disk in disks] == ["virtio", "sata", "scsi"]
+    assert [disk.find("target").get("dev") for disk in disks] == ["vda", "sda", "sdb"]
+    assert [disk.find("source").get("file") for disk in disks] == [str(path) for _, path in paths]
+    assert [disk.find("boot").get("order") for disk in disks[:2]] == ["2", "1"]
+    assert disks[2].find("boot") is None
+    nics = domain.findall("devices/interface")
+    assert [(nic.get("type"), nic.find("mac").get("address")) for nic in nics] == [
+        ("user", "00:50:56:aa:bb:01"),
+        ("bridge", "00:50:56:aa:bb:02"),
+    ]
+    assert nics[1].find("source").get("bridge") == "br0"
+    assert domain.find("devices/tpm/backend").get("version") == "2.0"
+
+
+def test_domain_for_bios_under_kvm_has_27th_disk(make_order):
+    disks = tuple(DiskOrder(source=str(n), name=f"d{n}", pool="", size=512) for n in range(28))
+    paths = [(disk, Path("/d", disk.name)) for disk in disks]
+    domain = ElementTree.fromstring(
+        domain_xml(make_order(disks=disks), paths, None, Path("/d"), Path("/d/nvram.fd"), Accelerator("kvm", ""))
+    )
+    assert domain.get("type") == "kvm"
+    assert domain.find("os/loader") is None
+    assert [disk.find("target").get("dev") for disk in domain.findall("devices/disk")][25:] == ["vdz", "vdaa", "vdab"]
+
+
+def test_manifest(make_order):
+    order = make_order(
+        disks=DISKS, nics=NICS, firmware="efi", secure_boot=True, tpm=True, sockets=2, cores=3, start=True
+    )
+    machine = virtual_machine(order)
+    assert (machine["apiVersion"], machine["kind"]) == ("kubevirt.io/v1", "VirtualMachine")
+    assert machine["metadata"] == {
+        "name": "web01",
+        "namespace": "shop",
+        "labels": {"vmID": "vm-42"},
+        "annotations": {"original-ID": "vm-42"},
+    }
+    assert machine["spec"]["runStrategy"] == "Always"
+    assert "running" not in machine["spec"]
+    spec = machine["spec"]["template"]["spec"]
+    domain = spec["domain"]
+    assert domain["cpu"] == {"sockets": 2, "cores": 3, "threads": 1}
+    assert domain["memory"] == {"guest": "64Mi"}
+    assert domain["firmware"] == {"uuid": order.uuid, "bootloader": {"efi": {"secureBoot": True}}}
+    assert domain["features"]["smm"] == {"enabled": True}
+    assert domain["devices"]["tpm"] == {"persistent": True}
+    assert domain["devices"]["disks"] == [
+        {"name": "web01-0", "bootOrder": 2, "disk": {"bus": "virtio"}},
+        {"name": "web01-1", "bootOrder": 1, "disk": {"bus": "sata"}},
+        {"name": "web01-2", "disk": {"bus": "scsi"}},
+    ]
+    assert domain["devices"]["interfaces"] == [
+        {"name": "net-0", "model": "virtio", "macAddress": "00:50:56:aa:bb:01", "masquerade": {}},
+        {"name": "net-1", "model": "e1000e", "macAddress": "00:50:56:aa:bb:02", "bridge": {}},
+    ]
+    assert spec["networks"] == [
+        {"name": "net-0", "pod": {}},
+        {"name": "net-1", "multus": {"networkName": "nets/br0"}},
+    ]
+    assert [volume["name"] for volume in spec["volumes"]] == [disk["name"] for disk in domain["devices"]["disks"]]
+    assert spec["volumes"][0]["persistentVolumeClaim"] == {"claimName": "web01-0"}
+
+
+def test_bios_and_halted(make_order):
+    machine = virtual_machine(make_order())
+    domain = machine["spec"]["template"]["spec"]["domain"]
+    assert machine["spec"]["runStrategy"] == "Halted"
+    assert domain["firmware"]["bootloader"] == {"bios": {}}
+    assert "smm" not in domain["features"]
+
+
+def test_all_are_in_the_machines_directory(settings, target, make_order):
+    order = make_order()
+    target.create_disks(order)
+    target.create_machine(order)
+    home = Path(settings["directory"], "shop", "web01")
+    assert yaml.safe_load((home / "virtualmachine.yaml").read_text()) == virtual_machine(order)
+    assert ElementTree.parse(home / "domain.xml").getroot().findtext("name") == "web01"
+    assert "-daemonize" in json.loads((home / "machine.json").read_text())["arguments"]
+    assert not [path for path in home.iterdir() if path.name.startswith(".")]
