@@ -37,8 +37,7 @@ class Selection:
         self._paths: dict[Any, list[str]] = {}
         for part in spec.propSet:
             for path in part.pathSet:
-                if part.type is not vmodl.ManagedObject:
-                    declared_type(part.type, path)
+                declared_type(part.type, path)
         self.named: dict[str, Any] = {}
         for start in spec.objectSet:
             self._collect(start.selectSet)

@@ -215,7 +215,7 @@ def fault(error: Any, version: str) -> bytes:
 
 def fault_named(name: str, message: str = "", /, **facts: Any) -> Fault:
     """A fault by its short name ("TaskInProgress"), from vim.fault or vmodl.fault; required fields are filled."""
-    for package in ("vim.fault", "vmodl.fault", "vmodl"):
+    for package in ("vim.fault", "vmodl.fault", "vmodl.query", "vmodl"):
         try:
             kind = VmomiSupport.GetVmodlType(f"{package}.{name}")
         except KeyError:
@@ -228,7 +228,7 @@ def fault_named(name: str, message: str = "", /, **facts: Any) -> Fault:
 
 def fill(kind: Any, **values: Any) -> Any:
     """A data object of `kind` with `values`; what it requires besides and has no default gets the simplest value there
-    is (first of an enum, an empty object, the epoch), because the serializer refuses an object with a hole."""
+    is (first of an enum, an empty object, a dangling reference, the epoch), because the serializer refuses an object with a hole."""
     result = kind(**values)
     for info in kind._GetPropertyList():
         if info.flags & F_OPTIONAL or getattr(result, info.name) is not None:
@@ -239,4 +239,6 @@ def fill(kind: Any, **values: Any) -> Any:
             setattr(result, info.name, VmomiSupport.datetime.fromtimestamp(0, VmomiSupport.Iso8601.UTC))
         elif issubclass(info.type, VmomiSupport.DataObject):
             setattr(result, info.name, fill(info.type))
+        elif issubclass(info.type, VmomiSupport.ManagedObject):
+            setattr(result, info.name, info.type("unknown"))
     return result
