@@ -134,6 +134,13 @@ class Busy(TranshipError):
     temporary = True
 
 
+class NotReady(TranshipError):
+    """An object cannot be used yet, or something blocks it. Facts: what, name."""
+
+    template = "{what} {name!r} is not ready: {detail}"
+    exit_code = 3
+
+
 class Unsupported(TranshipError):
     """tranship cannot do this, and says so before it begins. Facts: what."""
 

@@ -1,0 +1,89 @@
+"""`tranship get inventory`: what a provider has, as its controllers see it. Called by get."""
+
+from typing import Any
+
+import click
+
+from tranship.cli import output
+from tranship.cli.client import Client
+from tranship.cli.kinds import PROVIDER, dig
+from tranship.errors import Invalid
+from tranship.units import format_bytes
+
+Object = dict[str, Any]
+
+COLLECTIONS = {
+    "vm": "vms",
+    "host": "hosts",
+    "network": "networks",
+    "datastore": "datastores",
+    "disk": "disks",
+    "datacenter": "datacenters",
+    "cluster": "clusters",
+    "folder": "folders",
+}
+_SIZES = ("capacity", "free", "storageUsed", "memory", "size")
+
+
+def print_inventory(client: Client, words: tuple[str, ...], namespace: str, provider: str | None, format: str) -> None:
+    """words: the collection (vms, vm, networks, ...) and, if wanted, the id or name of one item."""
+    if not 1 <= len(words) <= 2 or not provider:
+        remedy = "Write: tranship get inventory vms --provider NAME."
+        raise Invalid("needs what to list and --provider", field="inventory", remedy=remedy)
+    collection = COLLECTIONS.get(words[0].lower(), words[0].lower())
+    found = client.get(PROVIDER, namespace, provider)
+    path = f"/providers/{dig(found, 'spec.type')}/{dig(found, 'metadata.uid')}/{collection}"
+    items = client.read(path, {"detail": "all"})
+    if not isinstance(items, list):
+        raise Invalid(f"{collection} is no list", field="inventory")
+    if len(words) == 2:
+        items = [item for item in items if words[1] in (item.get("id"), item.get("name"))]
+        if not items:
+            raise Invalid(
+                f"{words[1]!r} is not there", field=collection, remedy=f"List them: get inventory {collection}."
+            )
+    if format == "json":
+        click.echo(output.json_text(items))
+    elif format == "yaml":
+        click.echo(output.yaml_text(items))
+    elif format == "name":
+        click.echo("\n".join(str(item.get("name")) for item in items))
+    else:
+        click.echo(output.columns(_vm_table(items) if collection == "vms" else _table(items)))
+
+
+def _vm_table(items: list[Object]) -> list[list[str]]:
+    rows = [["ID", "NAME", "POWER", "CPUS", "MEMORY", "DISKS", "CAPACITY", "CONCERNS"]]
+    for item in items:
+        disks = item.get("disks") or []
+        memory = item.get("memory") or int(item.get("memoryMB") or 0) << 20
+        concerns = [str(one.get("label") or one.get("id")) for one in item.get("concerns") or []]
+        rows.append(
+            [
+                str(item.get("id", "")),
+                str(item.get("name", "")),
+                str(item.get("powerState") or item.get("power") or ""),
+                str(item.get("cpuCount") or item.get("cpus") or ""),
+                format_bytes(memory) if memory else "",
+                str(len(disks)),
+                format_bytes(sum(int(disk.get("capacity") or 0) for disk in disks)),
+                ", ".join(concerns),
+            ]
+        )
+    return rows
+
+
+def _table(items: list[Object]) -> list[list[str]]:
+    """Id and name, then whatever plain values the items have."""
+    plain = {key for item in items for key, value in item.items() if not isinstance(value, dict | list)}
+    rest = sorted(plain - {"id", "name", "selfLink", "revision"})
+    return [
+        ["ID", "NAME", *(key.upper() for key in rest)],
+        *([_cell(key, item.get(key)) for key in ("id", "name", *rest)] for item in items),
+    ]
+
+
+def _cell(key: str, value: Any) -> str:
+    if key in _SIZES and isinstance(value, int):
+        return format_bytes(value)
+    return "" if value is None else str(value)
