@@ -1,0 +1,252 @@
+"""vSphere as a source: fulfils providers.base.Source with the files beside it.
+
+Made by the registry for a Provider of type vsphere, used by the controllers from several threads. Three sessions: one for
+calls, one for the inventory's long wait, one whose cookie and leases the movers use, so that a renewed login of one does
+not end what another has open.
+
+settings: vddkDirectory (local directory of VMware's VDDK; absent = go without).
+"""
+
+from collections.abc import Callable, Mapping
+from threading import Event
+from urllib.parse import quote, urlencode
+
+from tranship.errors import NotFound, Refused, Side, TranshipError, Unsupported
+from tranship.inventory.estate import Estate
+from tranship.inventory.vm import VM, Power
+from tranship.migration.seen import SourceSeen
+from tranship.providers.base import DiskWay, Identity, Opened, Probe
+from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, ways, wire
+from tranship.providers.vsphere.client import Client, Login
+from tranship.providers.vsphere.disks import LiveDisk, live_disks
+from tranship.providers.vsphere.inventory import Inventory
+from tranship.providers.vsphere.sdk import collector, vim
+from tranship.transfer import channel
+from tranship.transfer.address import DiskAddress, Extent
+
+PRIVILEGES = (
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.Interact.PowerOn",
+    "VirtualMachine.Interact.PowerOff",
+    "VirtualMachine.Provisioning.DiskRandomRead",
+    "VirtualMachine.Provisioning.GetVmFiles",
+    "VirtualMachine.Config.ChangeTracking",
+    "Datastore.Browse",
+    "Datastore.FileManagement",
+)
+_LEASE, _SESSION = "lease:", "session:"
+
+
+class VsphereSource:
+    def __init__(
+        self, url: str, secret: Mapping[str, str], settings: Mapping[str, str], *, timeout: float = 60.0, wait: int = 5
+    ) -> None:
+        """timeout: seconds for each wait on the network. wait: seconds of one wait for changes. Raises Invalid."""
+        self._login = Login.of(url, secret)
+        self._vddk = settings.get("vddkDirectory", "")
+        self._wait = wait
+        self._calls = Client(self._login, timeout=timeout)
+        self._data = self._calls.sibling()
+
+    def identify(self) -> Identity:
+        about = self._calls.content.about
+        return Identity(
+            product=about.name,
+            version=about.version,
+            uuid=about.instanceUuid or "",
+            fingerprint=self._calls.sha1,
+            missing_privileges=self._calls.missing_privileges(PRIVILEGES),
+            insecure=self._login.trust.insecure,
+        )
+
+    def follow(self, publish: Callable[[Estate], None], stop: Event) -> None:
+        client = self._calls.sibling()
+        try:
+            Inventory(client, self._wait).follow(publish, stop)
+        finally:
+            client.close()
+
+    def close(self) -> None:
+        self._calls.close()
+        self._data.close()
+
+    # -- the VM ------------------------------------------------------------------------------------------------------
+
+    def observe(self, vm: VM) -> SourceSeen:
+        return snapshots.look(self._calls, vm)
+
+    def enable_change_tracking(self, vm: VM, name: str) -> None:
+        snapshots.enable_change_tracking(self._calls, vm, name)
+
+    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool) -> None:
+        snapshots.create(self._calls, vm, name, quiesce=quiesce)
+
+    def remove_snapshot(self, vm: VM, name: str) -> None:
+        snapshots.remove(self._calls, vm, name)
+
+    def consolidate(self, vm: VM) -> None:
+        snapshots.consolidate(self._calls, vm)
+
+    def shut_down_guest(self, vm: VM) -> None:
+        power.shut_down_guest(self._calls, vm)
+
+    def power_off(self, vm: VM) -> None:
+        power.power_off(self._calls, vm)
+
+    def power_on(self, vm: VM) -> None:
+        power.power_on(self._calls, vm)
+
+    # -- its bytes -----------------------------------------------------------------------------------------------------
+
+    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
+        kinds = [] if self._vddk else [(id, self._kind(id)) for id in {disk.datastore for disk in vm.disks} if id]
+        return ways.choose(vm, warm=warm, vddk=self._vddk, kinds=kinds)
+
+    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str) -> Opened:
+        """One lease for all the disks that are exported. The handle keeps the lease, or the session of the cookies."""
+        moid, disks = self._frozen(vm, snapshot)
+        missing = [key for key in ways if key not in disks]
+        if missing:
+            raise NotFound(f" on VM {vm.name}", what="disk", name=missing[0], side=Side.SOURCE)
+        addresses: dict[str, DiskAddress] = {}
+        streamed = [disks[key] for key, way in ways.items() if way == "nfc"]
+        handle = f"{_SESSION}{vm.id}" if "datastore" in ways.values() else ""
+        for key, way in ways.items():
+            match way:
+                case "vddk":
+                    addresses[key] = self._vddk_address(vm, moid, disks[key])
+                case "datastore":
+                    addresses[key] = self._folder_address(vm, disks[key], snapshot)
+                case "nfc":
+                    pass
+                case _:
+                    raise Unsupported("no such way from vSphere", what=f"reading disk {key} by {way}")
+        if streamed:
+            lease, offered = leases.open_lease(self._data, vm.id, moid, streamed)
+            handle = f"{_LEASE}{lease}"
+            addresses |= {key: self._stream_address(stream) for key, stream in offered.items()}
+        return Opened(addresses, handle)
+
+    def keep(self, handle: str) -> None:
+        if handle.startswith(_LEASE):
+            leases.keep_lease(self._data, handle.removeprefix(_LEASE))
+        elif handle.startswith(_SESSION):
+            server = self._data.object(vim.ServiceInstance, "ServiceInstance")
+            self._data.read("keep a session", server.CurrentTime)
+
+    def close_disks(self, handle: str) -> None:
+        if handle.startswith(_LEASE):
+            leases.close_lease(self._data, handle.removeprefix(_LEASE))
+
+    def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
+        moid, disks = self._frozen(vm, snapshot)
+        if disk not in disks:
+            raise NotFound(f" on VM {vm.name}", what="disk", name=disk, side=Side.SOURCE)
+        now = disks[disk].change_id
+        what = f"changes of disk {disk} of {vm.name}"
+        if snapshot and not now:
+            raise Refused("change tracking is off in this snapshot", what=what, fault="NotTracked", side=Side.SOURCE)
+        if since != "*" and now and not cbt.same_epoch(now, since):
+            detail = f"tracking began anew: {since} was noted, {now} is current"
+            raise Refused(detail, what=what, fault="ChangeTrackingReset", side=Side.SOURCE)
+        machine = self._calls.object(vim.VirtualMachine, vm.id)
+        frozen = self._calls.object(vim.vm.Snapshot, moid) if moid else None
+
+        def ask(start: int) -> cbt.Page:
+            page = self._calls.read(what, lambda: machine.QueryChangedDiskAreas(frozen, int(disk), start, since))
+            return cbt.Page(page.startOffset, page.length, [(area.start, area.length) for area in page.changedArea])
+
+        return cbt.collect(ask, disks[disk].capacity)
+
+    def probe(self, vm: VM) -> tuple[Probe, ...]:
+        """Try each way on the first disk, as far as the VM's present state allows."""
+        seen = self.observe(vm)
+        own = next((item.name for item in seen.snapshots if item.name.startswith(snapshots.OWN)), "")
+        off = seen.power is Power.OFF
+        result = [self._probe(vm, "vddk", own, off or bool(own))] if self._vddk else []
+        result.append(self._probe(vm, "nfc", own, off or bool(own)))
+        result.append(self._probe(vm, "datastore", "", off and not seen.snapshots))
+        return tuple(result)
+
+    def _probe(self, vm: VM, way: str, snapshot: str, possible: bool) -> Probe:
+        if not possible:
+            reason = "it needs the VM off" if way == "datastore" else "it needs the VM off, or an own snapshot"
+            return Probe(way, None, f"cannot be tried now: {reason}")
+        try:
+            if way == "vddk":
+                ways.library(self._vddk)
+            disks = self._frozen(vm, snapshot)[1]
+            first = min(disks, key=int)
+            opened = self.open_disks(vm, {first: way}, snapshot)
+        except TranshipError as error:
+            return Probe(way, False, str(error))
+        try:
+            outcome = channel.probe(opened.addresses[first], disks[first].capacity)
+        finally:
+            self.close_disks(opened.handle)
+        return Probe(way, outcome.works, outcome.detail)
+
+    # -- addresses -----------------------------------------------------------------------------------------------------
+
+    def _frozen(self, vm: VM, snapshot: str) -> tuple[str, dict[str, LiveDisk]]:
+        """The snapshot's id and its disks; without a snapshot the disks of the VM, which has to be off."""
+        if snapshot:
+            moid = snapshots.required(self._calls, vm, snapshot)._moId
+            return moid, snapshots.frozen(self._calls, moid)
+        said = snapshots.checked(self._calls, vm, ("runtime.powerState", "config.hardware.device"))
+        if str(said.get("runtime.powerState")) != "poweredOff":
+            detail = "the VM runs, and no snapshot was named"
+            raise Refused(detail, what=f"reading {vm.name}", fault="InvalidPowerState", side=Side.SOURCE)
+        return "", live_disks(said.get("config.hardware.device", ()))
+
+    def _vddk_address(self, vm: VM, moid: str, disk: LiveDisk) -> DiskAddress:
+        ways.library(self._vddk)
+        query = {"moref": vm.id, "disk": disk.path, "libdir": self._vddk, "port": str(self._calls.port)}
+        if moid:
+            query["snapshot"] = moid
+        credentials = {"user": self._login.user, "password": self._login.password, "fingerprint": self._calls.sha1}
+        return DiskAddress(f"vddk://{self._netloc}/?{urlencode(query)}", credentials)
+
+    def _stream_address(self, stream: leases.Stream) -> DiskAddress:
+        """The session's cookie goes to the vCenter only; a host knows the caller by the ticket in the URL."""
+        credentials = {"fingerprint": stream.thumbprint} if stream.thumbprint else self._login.trust.credentials()
+        if stream.local:
+            credentials["cookie"] = self._data.cookie
+        return DiskAddress(f"nfc+{stream.url}", credentials)
+
+    def _folder_address(self, vm: VM, disk: LiveDisk, snapshot: str) -> DiskAddress:
+        what = f"reading disk {disk.label or disk.key} of {vm.name} from its datastore"
+        if snapshot or disk.chained:
+            raise Unsupported("a host serves no file of a chain of snapshots", what=what, side=Side.SOURCE)
+        store, _, path = disk.path.removeprefix("[").partition("] ")
+        if not path.endswith(".vmdk") or not store:
+            raise Unsupported(f"its file is {disk.path!r}", what=what, side=Side.SOURCE)
+        flat = f"{path.removesuffix('.vmdk')}-flat.vmdk"
+        query = urlencode({"dcPath": self._datacenter(disk.datastore), "dsName": store}, quote_via=quote)
+        credentials = {**self._login.trust.credentials(), "cookie": self._data.cookie}
+        return DiskAddress(f"datastore+https://{self._netloc}/folder/{quote(flat)}?{query}", credentials)
+
+    @property
+    def _netloc(self) -> str:
+        host = self._calls.host
+        return f"[{host}]:{self._calls.port}" if ":" in host else f"{host}:{self._calls.port}"
+
+    def _kind(self, datastore: str) -> str:
+        return str(self._calls.properties(datastore, vim.Datastore, ["summary.type"]).get("summary.type", ""))
+
+    def _datacenter(self, datastore: str) -> str:
+        """dcPath: names from the root folder's child down to the datacenter."""
+        up = collector.TraversalSpec(
+            name="up", type=vim.ManagedEntity, path="parent", skip=False, selectSet=[collector.SelectionSpec(name="up")]
+        )
+        found = self._calls.retrieve(datastore, vim.Datastore, {vim.ManagedEntity: ["name", "parent"]}, [up])
+        world = facts.World()
+        for item, said in found:
+            parent = said.get("parent")
+            ref = wire.Ref(type(item).__name__.rpartition(".")[2], item._moId)
+            world.put(ref, {"name": said.get("name", ""), "parent": parent._moId if parent else ""})
+        path = world.datacenter(datastore)
+        if not path:
+            raise NotFound(f" above datastore {datastore}", what="datacenter", name="?", side=Side.SOURCE)
+        return path
