@@ -14,6 +14,7 @@ from uuid import UUID
 
 from tranship.lab.guest.records import prepare
 from tranship.lab.vsphere import facts
+from tranship.lab.vsphere.blocks import Blocks
 from tranship.lab.vsphere.calls import Call
 from tranship.lab.vsphere.certificates import make_identity
 from tranship.lab.vsphere.collector import PropertyCollector
@@ -75,6 +76,7 @@ class VCenter:
         self.datacenter_name = DATACENTER
         self.world = World()
         self._random = random.Random(seed)
+        self._blocks: Blocks | None = None
         self.identity = make_identity(directory / "certificates")
         self.estate = Estate(self.world, directory, lambda: [vm.ref for vm in self.vms.values()])
         for name in ("datastore1", "datastore2"):
@@ -124,6 +126,8 @@ class VCenter:
         else:
             self._server.server_close()
         self.world.touch()
+        if self._blocks is not None:
+            self._blocks.service.close()
         for vm in list(self.vms.values()):
             self.power.switch_off(vm, "hard-off")
             if vm.machinery is not None:
@@ -170,6 +174,19 @@ class VCenter:
     def fingerprint(self) -> str:
         """SHA-256 of the server's certificate, in the same form."""
         return self.identity.sha256
+
+    @property
+    def blocks(self) -> Blocks:
+        """The service behind the library. Made, and the library built by gcc, when first asked for."""
+        with self.world.lock:
+            if self._blocks is None:
+                self._blocks = Blocks(self, self.directory / "vddk")
+            return self._blocks
+
+    @property
+    def vddk_directory(self) -> Path:
+        """A libvixDiskLib that serves this vCenter's snapshots: what a provider's settings name."""
+        return self.blocks.directory
 
     @property
     def calls(self) -> list[Record]:

@@ -227,8 +227,8 @@ def fault_named(name: str, message: str = "", /, **facts: Any) -> Fault:
 
 
 def fill(kind: Any, **values: Any) -> Any:
-    """A data object of `kind` with `values`; what it requires besides and has no default gets the simplest value there
-    is (first of an enum, an empty object, a dangling reference, the epoch), because the serializer refuses an object with a hole."""
+    """A data object of `kind` with `values`. What it requires besides gets the simplest value there is (first of an
+    enum, an empty object, a dangling reference, the epoch), because the serializer refuses an object with a hole."""
     result = kind(**values)
     for info in kind._GetPropertyList():
         if info.flags & F_OPTIONAL or getattr(result, info.name) is not None:

@@ -1,0 +1,52 @@
+"""The vCenter behind the lab's libvixDiskLib: who may read, and which volume a datastore path of a snapshot means.
+
+center.py starts the block service the first time that somebody asks for the library's directory.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tranship.errors import Busy, Denied, NotFound
+from tranship.lab.storage import Volume
+from tranship.lab.vddk.build import build_library
+from tranship.lab.vddk.service import BlockService
+
+if TYPE_CHECKING:
+    from tranship.lab.vsphere.center import VCenter
+
+READ = "VirtualMachine.Provisioning.DiskRandomRead"
+
+
+class Blocks:
+    """`service.faults` is where tests ask for latency and broken reads; `directory` is what a provider's settings name."""
+
+    def __init__(self, center: "VCenter", directory: Path) -> None:
+        self.center = center
+        self.service = BlockService(
+            center.sessions.check,
+            self._find,
+            session=lambda cookie: center.sessions.find(cookie) is not None,
+            thumbprint=center.thumbprint,
+        )
+        self.service.start()
+        self.directory = build_library(directory, self.service.address)
+
+    def _find(self, moref: str, snapshot: str, path: str) -> tuple[Volume, str | None]:
+        """Any file of the chain up to the snapshot is a good name for the disk at that snapshot."""
+        if not self.center.privileges.granted(READ):
+            raise Denied("the privilege is missing", what=READ)
+        with self.center.world.lock:
+            vm = self.center.vms.get(moref)
+            if vm is None:
+                raise NotFound(what="vm", name=moref)
+            self.center.faults.record("VDDK open", vm.name)
+            chain = [item.moid for item in vm.chain]
+            if snapshot and snapshot not in chain:
+                raise NotFound(what="snapshot", name=snapshot)
+            for disk in vm.disks:
+                at = disk.volume.snapshots.index(snapshot) + 1 if snapshot and disk.snapshotted else len(disk.files)
+                if path in (disk.file(number) for number in disk.files[:at]):
+                    if vm.on and not (snapshot and disk.snapshotted):
+                        raise Busy("the machine runs", what=f"reading {path}", fault="FileLocked")
+                    return disk.volume, snapshot if snapshot and disk.snapshotted else None
+            raise NotFound(what="disk", name=path)
