@@ -4,6 +4,7 @@ Blocking. Every call has a timeout. A watch that breaks off is taken up again wh
 away for longer than `PATIENCE` does it raise.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -72,12 +73,12 @@ class Client:
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         return self._call("GET", kind.path(namespace, name))
 
-    def list(self, kind: Kind, namespace: str | None) -> Object:
+    def list(self, kind: Kind, namespace: str | None, name: str = "") -> Object:
         """The whole list object, items completed with kind and apiVersion."""
-        pages = self._call("GET", kind.path(namespace), params={"limit": "500"})
-        page = pages
+        params = {"limit": "500", **_only(name)}
+        page = pages = self._call("GET", kind.path(namespace), params=params)
         while token := page.get("metadata", {}).get("continue"):
-            page = self._call("GET", kind.path(namespace), params={"limit": "500", "continue": token})
+            page = self._call("GET", kind.path(namespace), params={**params, "continue": token})
             pages["items"] += page["items"]
         for item in pages["items"]:
             item.setdefault("apiVersion", kind.api_version)
@@ -109,15 +110,15 @@ class Client:
         while True:
             try:
                 if not version:
-                    listing = self.list(kind, namespace)
-                    items = {_path(item): item for item in listing["items"] if name in ("", item["metadata"]["name"])}
+                    listing = self.list(kind, namespace, name)
+                    items = {_path(item): item for item in listing["items"]}
                     yield from (("DELETED", known[path]) for path in known.keys() - items.keys())
                     yield from (("ADDED", item) for item in items.values())
                     known, version = items, listing["metadata"]["resourceVersion"]
-                for type, obj in self._events(kind, namespace, version, end):
+                for type, obj in self._events(kind, namespace, name, version, end):
                     lost_since = None
                     version = obj["metadata"]["resourceVersion"]
-                    if type == "BOOKMARK" or name not in ("", obj["metadata"]["name"]):
+                    if type == "BOOKMARK":
                         continue
                     if type == "DELETED":
                         known.pop(_path(obj), None)
@@ -134,10 +135,12 @@ class Client:
             if time.monotonic() >= end:
                 return
 
-    def _events(self, kind: Kind, namespace: str | None, version: str, end: float) -> Iterator[tuple[str, Object]]:
+    def _events(
+        self, kind: Kind, namespace: str | None, name: str, version: str, end: float
+    ) -> Iterator[tuple[str, Object]]:
         left = min(max(end - time.monotonic(), 0.01), WATCH)
         params = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(math.ceil(left))}
-        params["allowWatchBookmarks"] = "true"
+        params |= {"allowWatchBookmarks": "true", **_only(name)}
         timeout = httpx2.Timeout(left if left < WATCH else left + ANSWER, connect=CONNECT)
         try:
             with self._http.stream("GET", kind.path(namespace), params=params, timeout=timeout) as response:
@@ -192,7 +195,8 @@ class Client:
             )
         except httpx2.HTTPError as error:
             raise self._wrap(error, f"{method} {path}") from error
-        if date := response.headers.get("Date"):
+        with contextlib.suppress(TypeError, ValueError):
+            date = response.headers.get("Date")
             self._skew = parsedate_to_datetime(date).timestamp() - time.time()
         if response.is_error:
             raise self._error(response)
@@ -230,6 +234,10 @@ def _trust(ca: str | None) -> Any:
         raise Invalid(f"is no file of CA certificates: {error}", field=ca or "CA") from error
 
 
+def _only(name: str) -> dict[str, str]:
+    return {"fieldSelector": f"metadata.name={name}"} if name else {}
+
+
 def _path(obj: Object) -> tuple[str, str]:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
@@ -242,8 +250,6 @@ def _from_status(status: Mapping[str, Any], code: int, address: str) -> Tranship
     if code == 401:
         remedy = "Use the token file of this server: --token-file or TRANSHIP_TOKEN_FILE."
         return Denied(message, what=f"calling {address} with this token", remedy=remedy)
-    if code == 403:
-        return Denied(message, what="this call", remedy="Use a token with the right to do it.")
     if code == 404 and name:
         return NotFound(what=what, name=name)
     if code == 409 and status.get("reason") == "AlreadyExists":
@@ -252,17 +258,11 @@ def _from_status(status: Mapping[str, Any], code: int, address: str) -> Tranship
         return Conflict(what=what, name=name)
     if code == 410:
         return Expired(since="then")
+    remedy = str(details.get("suggestion") or "")
     if code in (400, 422):
-        return _invalid(message, details)
+        cause: Mapping[str, Any] = next(iter(details.get("causes") or ()), {})
+        field = str(cause.get("field") or "")
+        return Invalid(str(cause["message"]) if field else message, field=field or "request", remedy=remedy)
     if code in (429, 503):
-        return Busy(message, what="the call", fault=f"HTTP {code}")
-    return TranshipError(f"{address} says: {message}", remedy=str(details.get("suggestion") or ""))
-
-
-def _invalid(message: str, details: Mapping[str, Any]) -> Invalid:
-    cause: Mapping[str, Any] = next(iter(details.get("causes") or ()), {})
-    field = str(cause.get("field") or "")
-    text = str(cause.get("message") or "") if field else message
-    if not field:
-        field, _, text = message.partition(": ") if ": " in message else ("request", "", message)
-    return Invalid(text.removeprefix(f"{field}: "), field=field, remedy=str(details.get("suggestion") or ""))
+        return Busy(message, what="the call", fault=f"HTTP {code}", remedy=remedy)
+    return TranshipError(message, remedy=remedy)
