@@ -83,7 +83,7 @@ def prepare(
     cache_dir: Path,
     *,
     rate: int = 200,
-    slots: int = 2048,
+    slots: int = 1024,
     record_size: int = 4096,
     check_only: bool = False,
 ) -> None:

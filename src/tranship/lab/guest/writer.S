@@ -26,7 +26,7 @@ boot:   cli
         mov     ds, ax
         mov     es, ax
         mov     ss, ax
-        mov     sp, 0x7c00
+        mov     sp, 0x7000              # not in the code's page, see `dap`
         sti
         cld
         mov     si, offset load
@@ -482,7 +482,7 @@ text_disks: .asciz "a disk of the set is missing"
 text_write: .asciz "a write was refused"
 text_end:   .asciz "\r\n"
 
-        .balign 4
+        .org    0x1400                  # a page of its own: emulators translate code anew when its page is written
 dap:    .byte   16, 0
 dap_count: .word 0
         .word   0, BUFFER
