@@ -20,7 +20,9 @@ def read(tmp_path: Path, text: str, namespace: str = "default", *, told: bool = 
 
 
 def test_words_and_times_stay_what_they_are(tmp_path: Path) -> None:
-    body = "spec: {targetPowerState: on, warm: true, cutover: 2026-01-31T23:00:00Z, mac: 10:20, n: 12, f: 1.5, x: 007a}\n"
+    body = (
+        "spec: {targetPowerState: on, warm: true, cutover: 2026-01-31T23:00:00Z, mac: 10:20, n: 12, f: 1.5, x: 007a}\n"
+    )
     [manifest] = read(tmp_path, PLAN + body)
     assert manifest.body["spec"] == {
         "targetPowerState": "on",
