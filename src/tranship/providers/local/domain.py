@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, SubElement
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
 from tranship.providers.local.acceleration import Accelerator
 from tranship.providers.local.firmware import Firmware
-from tranship.providers.local.qemu import PROGRAM, SERIAL_LOG
+from tranship.providers.local.qemu import SERIAL_LOG
 
 TARGETS = {"virtio": "vd", "scsi": "sd", "sata": "sd"}
 
@@ -59,7 +59,6 @@ def _boot(domain: Element, firmware: Firmware | None, variables: Path) -> None:
 
 
 def _devices(devices: Element, order: MachineOrder, disks: Sequence[tuple[DiskOrder, Path]], home: Path) -> None:
-    _text(devices, "emulator", f"/usr/bin/{PROGRAM}")
     counts: dict[str, int] = {}
     for disk, path in disks:
         letters = TARGETS[disk.bus]

@@ -37,6 +37,8 @@ START_SECONDS = 60.0
 QUIT_SECONDS = 20.0
 ASK_AGAIN_SECONDS = 5.0  # a guest that is still booting loses the first press of the power button
 
+BRIDGE_REMEDY = "Let QEMU use the bridge: a line `allow NAME` in /etc/qemu/bridge.conf."
+
 NIC_DEVICES = {
     "virtio": "virtio-net-pci",
     "e1000e": "e1000e",
@@ -55,7 +57,7 @@ def program() -> str:
             "it is not on the PATH",
             tool=PROGRAM,
             side=Side.TARGET,
-            remedy="Install the package qemu-system-x86 (Debian, Ubuntu) or qemu-kvm (Fedora, RHEL).",
+            remedy="Install the package qemu-system-x86 (Debian, Ubuntu) or qemu-system-x86-core (Fedora).",
         )
     return found
 
@@ -194,7 +196,9 @@ def start(home: Path, arguments: Sequence[str], accelerator: Accelerator) -> Non
     except OSError as error:
         raise ToolMissing(str(error), tool=PROGRAM, side=Side.TARGET) from error
     if done.returncode:
-        raise ToolFailed(argv=PROGRAM, code=done.returncode, output=done.stderr.strip()[-1000:], side=Side.TARGET)
+        output = done.stderr.strip()[-1000:]
+        remedy = BRIDGE_REMEDY if "bridge helper" in output else ""
+        raise ToolFailed(argv=PROGRAM, code=done.returncode, output=output, side=Side.TARGET, remedy=remedy)
     with Monitor(home / QMP_SOCKET) as monitor:
         state = monitor.ask("query-status")
     if not state["running"]:
