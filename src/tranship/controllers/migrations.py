@@ -39,7 +39,7 @@ from tranship.store.base import Object, Store
 log = structlog.get_logger()
 
 FINALIZER = "tranship/migration"  # a deleted Migration cancels its VMs first
-WAITING = "Waiting to start migration: in-flight limit reached"
+WAITING = "waiting to start: as many VMs as the limit allows are under way"
 SHUTDOWN_DEADLINE = 600.0
 
 

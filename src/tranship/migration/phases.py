@@ -5,7 +5,7 @@ Each is a pure `decide(vm, seen)` or a `record(vm, seen)` that writes what was l
 
 from datetime import timedelta
 
-from tranship.errors import AlreadyExists, CopyFailed, Refused, Side, TimedOut, TranshipError, VerifyFailed
+from tranship.errors import AlreadyExists, CopyFailed, Refused, Side, TimedOut
 from tranship.inventory.vm import Power
 from tranship.migration import churn
 from tranship.migration.asks import (
@@ -86,7 +86,7 @@ def power_off_source(vm: VMStatus, seen: Seen) -> Verdict:
     if seen.source.power is Power.OFF:
         return Advance("the source VM is off")
     if seen.source.tools_running and waited < policy.shutdown_deadline:
-        left = format_duration(policy.shutdown_deadline - waited)
+        left = format_duration(round(policy.shutdown_deadline - waited))
         return Do((ShutDownGuest(),), f"the guest was asked to shut down; {left} left", again=60.0)
     if policy.hard_power_off:
         why = "the guest did not shut down in time" if seen.source.tools_running else "no guest tools run"
@@ -146,11 +146,9 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
     return Advance(f"round {number}: {format_bytes(copied)} copied, target read back and equal")
 
 
-def _copy_error(disk: str, one: CopySeen) -> TranshipError:
+def _copy_error(disk: str, one: CopySeen) -> CopyFailed:
     if one.state is CopyState.LOST:
         return CopyFailed("the mover died; its journal remains", disk=disk)
-    if one.reason == "VerifyFailed":
-        return VerifyFailed(f": {one.message}", disk=disk, offset=one.offset, length=one.length, side=Side.TARGET)
     return CopyFailed(f"{one.reason}: {one.message}", disk=disk, remedy=one.suggestion)
 
 

@@ -57,7 +57,7 @@ class CopyState(Enum):
 @dataclass(frozen=True, slots=True)
 class CopySeen:
     """One disk in one round. Bytes: total to look at, done so far, copied (read and written), zeroed. areas: changed areas
-    that the source named. full: why the disk is copied fully although a base was known. offset, length: of a difference."""
+    that the source named. full: why the disk is copied fully although a base was known. verified: read back and equal."""
 
     state: CopyState
     total: int = 0
@@ -74,8 +74,6 @@ class CopySeen:
     reason: str = ""  # of a failure: the error's stable name
     message: str = ""
     suggestion: str = ""
-    offset: int = 0
-    length: int = 0
     temporary: bool = False
 
 

@@ -1,0 +1,108 @@
+"""The controller is killed at every boundary: before and after each save and each effect. Every run ends in the same world.
+
+In one process: what `boundary` raises ends the walk where it is, and the application is thrown away with whatever it
+remembered. A new one starts on the same directory. Movers are processes of their own and live on, as they would.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tranship.lab.vsphere.machine import LabVM
+from tranship.resources.migration import Migration
+
+MIB = 1 << 20
+WAYS = {"cold": (False, True), "warm": (True, True), "warm-without-vddk": (True, False)}  # warm, VDDK configured
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Counts boundaries by name, dies at the chosen one, and stays dead."""
+
+    def __init__(self, fatal: tuple[str, int] | None = None, each: Callable[[str], None] = lambda where: None) -> None:
+        self.fatal, self.each = fatal, each
+        self.passed: Counter[str] = Counter()
+        self.dead = asyncio.Event()
+
+    def __call__(self, where: str) -> None:
+        if self.dead.is_set():
+            raise Killed
+        self.passed[where] += 1
+        self.each(where)
+        if self.fatal == (where, self.passed[where]):
+            self.dead.set()
+            raise Killed
+
+
+async def move(site, vm: LabVM, way: str, fatal: tuple[str, int] | None) -> tuple[Migration, Counter[str]]:  # type: ignore[no-untyped-def]
+    warm, vddk = WAYS[way]
+
+    def guest_writes(where: str) -> None:
+        """Between any two steps something changes on the running source."""
+        if vm.on and where in ("after StartCopies", "after save CopyingPaused", "after RemoveSnapshot"):
+            written = len(vm.power_log) * 7 + sum(killer.passed.values())
+            vm.write((written * 37 % 31) * 64 * 1024 + 512 * (written % 5), written.to_bytes(4, "little") * 300)
+
+    killer = Killer(fatal, guest_writes)
+    async with site.app(boundary=killer) as app:
+        power = "auto" if fatal is None or "Machine" in fatal[0] or "CreateVM" in fatal[0] else "off"
+        plan = site.plan(vm, warm=warm, targetPowerState=power)
+        await site.apply(app, *site.providers(vddk=vddk), plan)
+        await site.ready(app)
+        await site.start(app, cutover="2026-01-01T00:00:00Z")
+        run = asyncio.ensure_future(site.ended(app))
+        death = asyncio.ensure_future(killer.dead.wait())
+        await asyncio.wait([run, death], return_when=asyncio.FIRST_COMPLETED)
+        death.cancel()
+        if not killer.dead.is_set():
+            return await run, killer.passed
+        run.cancel()
+    async with site.app() as app:
+        return await site.ended(app), killer.passed
+
+
+def assert_moved(site, vm: LabVM, run: Migration) -> None:  # type: ignore[no-untyped-def]
+    (status,) = run.status.vms
+    assert status.outcome == "succeeded", status.error
+    assert site.target(vm) == vm.read()
+    assert [machine.name for machine in site.vms.glob("moved/*")] == [vm.name]
+    assert (site.vms / "moved" / vm.name / "machine.json").exists()
+    assert vm.snapshots == []
+    assert vm.lease is None or vm.lease.over
+    assert [cause for cause in vm.power_causes() if cause != "on"] == ["guest-shutdown"]
+    assert all(disk.verified for disk in status.disks)
+    assert not (site.directory / "home" / "movers" / run.uid / vm.moref).exists()
+
+
+def make(site, name: str) -> LabVM:  # type: ignore[no-untyped-def]
+    return site.add_vm(name, 6 * MIB, running=True, cbt=True)
+
+
+async def _every(site, way: str, part: int, parts: int) -> None:  # type: ignore[no-untyped-def]
+    vm = make(site, f"{way}-whole-{part}")
+    run, passed = await move(site, vm, way, None)
+    assert_moved(site, vm, run)
+    fatal = [(where, count) for where, most in sorted(passed.items()) for count in range(1, min(most, 2) + 1)]
+    assert len(fatal) > 20
+    for number, one in list(enumerate(fatal))[part::parts]:
+        site.stop_machines()
+        fresh = type(site)(site.lab, site.directory / f"{number}")
+        vm = make(fresh, f"{way}-{part}-{number}")
+        try:
+            run, _ = await move(fresh, vm, way, one)
+            assert_moved(fresh, vm, run)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {one}: {error}") from error
+        finally:
+            fresh.stop_machines()
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_every_boundary(site, way: str, part: int) -> None:  # type: ignore[no-untyped-def]
+    asyncio.run(_every(site, way, part, 4))
