@@ -225,6 +225,12 @@ def test_tracking_begins_with_a_stun(center: VCenter, client: Any) -> None:
     client.wait(first.RemoveSnapshot_Task(False))
     second = client.snapshot(vm, "with")
     assert client.change_ids(second)[DISK]
+    fresh = center.add_vm("fresh", [MIB], running=True)
+    client.wait(client.vm(fresh).ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
+    assert not fresh.volumes[0].tracking_active
+    client.wait(client.vm(fresh).PowerOffVM_Task())
+    client.wait(client.vm(fresh).PowerOnVM_Task())
+    assert fresh.volumes[0].tracking_active
 
 
 def test_what_is_refused(center: VCenter, client: Any) -> None:

@@ -4,15 +4,14 @@ center.py starts the block service the first time that somebody asks for the lib
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tranship.errors import Busy, Denied, NotFound
 from tranship.lab.storage import Volume
 from tranship.lab.vddk.build import build_library
 from tranship.lab.vddk.service import BlockService
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
+from tranship.lab.vsphere.privileges import Privileges
+from tranship.lab.vsphere.sessions import Sessions
+from tranship.lab.vsphere.state import State
 
 READ = "VirtualMachine.Provisioning.DiskRandomRead"
 
@@ -20,26 +19,27 @@ READ = "VirtualMachine.Provisioning.DiskRandomRead"
 class Blocks:
     """`service.faults` is where tests ask for latency and broken reads; `directory` is what a provider's settings name."""
 
-    def __init__(self, center: "VCenter", directory: Path) -> None:
-        self.center = center
+    def __init__(self, state: State, sessions: Sessions, privileges: Privileges, directory: Path) -> None:
+        self.state = state
+        self.privileges = privileges
         self.service = BlockService(
-            center.sessions.check,
+            sessions.check,
             self._find,
-            session=lambda cookie: center.sessions.find(cookie) is not None,
-            thumbprint=center.thumbprint,
+            session=lambda cookie: sessions.find(cookie) is not None,
+            thumbprint=state.thumbprint,
         )
         self.service.start()
         self.directory = build_library(directory, self.service.address)
 
     def _find(self, moref: str, snapshot: str, path: str) -> tuple[Volume, str | None]:
         """Any file of the chain up to the snapshot is a good name for the disk at that snapshot."""
-        if not self.center.privileges.granted(READ):
+        if not self.privileges.granted(READ):
             raise Denied("the privilege is missing", what=READ)
-        with self.center.world.lock:
-            vm = self.center.vms.get(moref)
+        with self.state.world.lock:
+            vm = self.state.vms.get(moref)
             if vm is None:
                 raise NotFound(what="vm", name=moref)
-            self.center.faults.record("VDDK open", vm.name)
+            self.state.faults.record("VDDK open", vm.name)
             chain = [item.moid for item in vm.chain]
             if snapshot and snapshot not in chain:
                 raise NotFound(what="snapshot", name=snapshot)

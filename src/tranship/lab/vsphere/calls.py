@@ -1,12 +1,45 @@
-"""One call while it is being served: what a method's implementation is given besides its arguments."""
+"""One call while it is being served, and the session that it comes from: what a method is given besides its arguments."""
 
+import secrets
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import Any
 
+from tranship.lab.vsphere.vmomi import vim
 from tranship.lab.vsphere.world import Managed
 
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.sessions import Session
+
+class Session:
+    """One login. `owned` are its views, filters and collectors, which end with it; `tokens` are open retrievals."""
+
+    def __init__(self, user: str, address: str) -> None:
+        self.user = user
+        self.address = address
+        self.cookie = secrets.token_hex(20)
+        self.key = secrets.token_hex(16)
+        self.began = datetime.now(UTC)
+        self.last = time.monotonic()
+        self.last_time = self.began
+        self.calls = 0  # being served now: a session with a long call is not idle
+        self.ended = False
+        self.owned: list[Managed] = []
+        self.tokens: dict[str, Any] = {}
+
+    def facts(self) -> Any:
+        return vim.UserSession(
+            key=self.key,
+            userName=self.user,
+            fullName=self.user.partition("@")[0],
+            loginTime=self.began,
+            lastActiveTime=self.last_time,
+            locale="en",
+            messageLocale="en",
+            extensionSession=False,
+            ipAddress=self.address,
+            userAgent="",
+            callCount=0,
+        )
 
 
 @dataclass
@@ -15,13 +48,13 @@ class Call:
 
     method: str
     this: Managed
-    session: "Session | None"
+    session: Session | None
     version: str
     address: str
     set_cookie: str = ""
 
     @property
-    def who(self) -> "Session":
+    def who(self) -> Session:
         """The session; the server has refused calls without one already."""
         assert self.session is not None
         return self.session

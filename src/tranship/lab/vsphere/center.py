@@ -20,28 +20,27 @@ from tranship.lab.vsphere.certificates import make_identity
 from tranship.lab.vsphere.collector import PropertyCollector
 from tranship.lab.vsphere.estate import DATACENTER, Estate, Nic
 from tranship.lab.vsphere.faults import Call as Record
-from tranship.lab.vsphere.faults import Faults
 from tranship.lab.vsphere.folder import DatastoreFolder
-from tranship.lab.vsphere.guests import Machinery
+from tranship.lab.vsphere.guests import QemuMachinery
 from tranship.lab.vsphere.machine import Disk, LabVM, per_disk
-from tranship.lab.vsphere.power import Power
+from tranship.lab.vsphere.power import Power, vm_of, wrong_power
 from tranship.lab.vsphere.privileges import Privileges
-from tranship.lab.vsphere.server import Server
+from tranship.lab.vsphere.server import Server, Services
 from tranship.lab.vsphere.sessions import Sessions
 from tranship.lab.vsphere.snapshots import Snapshots
 from tranship.lab.vsphere.soap import fill
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.tasks import Tasks
 from tranship.lab.vsphere.tracking import Tracking
 from tranship.lab.vsphere.transfers import Transfers
 from tranship.lab.vsphere.views import Views
 from tranship.lab.vsphere.vmomi import vim, vmodl
-from tranship.lab.vsphere.world import Managed, World
+from tranship.lab.vsphere.world import Managed
 
 
-class VCenter:
-    """session_timeout, task_expiry, lease_timeout, task_delay, lease_delay are seconds; cbt_page is areas per answer of
-    QueryChangedDiskAreas; page is the most objects of one retrieval (0: as the client asks). All may be changed while it
-    runs. nfc_host is what lease URLs name; `*` is vCenter's own way to say "the host you are talking to"."""
+class VCenter(State):
+    """Settings as in State, which may be changed while it runs; page is the most objects of one retrieval (0: as the
+    client asks)."""
 
     def __init__(
         self,
@@ -59,57 +58,49 @@ class VCenter:
         page: int = 0,
         seed: int = 1,
     ) -> None:
-        self.directory = directory
-        self.user = user
-        self.password = password
+        super().__init__(directory, user, password, make_identity(directory / "certificates"), DATACENTER)
         self.session_timeout = session_timeout
         self.cbt_page = cbt_page
         self.task_delay = task_delay
         self.task_expiry = task_expiry
         self.lease_timeout = lease_timeout
         self.lease_delay = lease_delay
-        self.nfc_host = "*"
-        self.missing_privileges: set[str] = set()
-        self.closing = threading.Event()
-        self.faults = Faults()
-        self.vms: dict[str, LabVM] = {}
-        self.datacenter_name = DATACENTER
-        self.world = World()
         self._random = random.Random(seed)
         self._blocks: Blocks | None = None
-        self.identity = make_identity(directory / "certificates")
         self.estate = Estate(self.world, directory, lambda: [vm.ref for vm in self.vms.values()])
         for name in ("datastore1", "datastore2"):
             self.estate.add_datastore(name)
         self.estate.add_network("VM Network")
         self.estate.add_network("DPortGroup", distributed=True)
-        self._wire(page)
-        self._server = Server(self, port, self.identity.context)
+        self._server = Server(self, self._wire(page), port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="vcenter", daemon=True)
 
-    def _wire(self, page: int) -> None:
+    def _wire(self, page: int) -> Services:
         self.sessions = Sessions(self)
         self.privileges = Privileges(self)
         self.tasks = Tasks(self)
-        self.power = Power(self)
-        self.snapshots = Snapshots(self)
-        self.tracking = Tracking(self)
+        self.power = Power(self, self.tasks)
+        self.snapshots = Snapshots(self, self.tasks, self.power)
         self.transfers = Transfers(self, self.directory / "exports")
-        self.folder = DatastoreFolder(self)
-        self.collector = PropertyCollector(self, page)
-        self.views = Views(self)
         self.world.add(Managed(vim.ServiceInstance, "ServiceInstance", self._instance(), cached=False))
-        self.services = (
-            self,
+        return Services(
             self.sessions,
-            self.privileges,
             self.tasks,
-            self.power,
-            self.snapshots,
-            self.tracking,
+            self.privileges,
             self.transfers,
-            self.collector,
-            self.views,
+            DatastoreFolder(self),
+            methods=(
+                self,
+                self.sessions,
+                self.privileges,
+                self.tasks,
+                self.power,
+                self.snapshots,
+                Tracking(self),
+                self.transfers,
+                PropertyCollector(self, page),
+                Views(self),
+            ),
         )
 
     # life
@@ -142,11 +133,6 @@ class VCenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def pause(self, seconds: float) -> None:
-        """A delay that `close` cuts short."""
-        if seconds > 0:
-            self.closing.wait(seconds)
-
     # what a client needs
 
     @property
@@ -166,11 +152,6 @@ class VCenter:
         return self.identity.server_pem
 
     @property
-    def thumbprint(self) -> str:
-        """SHA-1 of the server's certificate, as VMware writes it: AA:BB:..."""
-        return self.identity.sha1
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of the server's certificate, in the same form."""
         return self.identity.sha256
@@ -180,7 +161,7 @@ class VCenter:
         """The service behind the library. Made, and the library built by gcc, when first asked for."""
         with self.world.lock:
             if self._blocks is None:
-                self._blocks = Blocks(self, self.directory / "vddk")
+                self._blocks = Blocks(self, self.sessions, self.privileges, self.directory / "vddk")
             return self._blocks
 
     @property
@@ -245,7 +226,7 @@ class VCenter:
             self.vms[vm.moid] = vm
             self.world.add(vm, *self._holders(vm))
         if guest:
-            vm.machinery = Machinery(vm, qemu)
+            vm.machinery = QemuMachinery(vm, qemu)
             if all(isinstance(content, int) for content in disks):
                 prepare(vm.volumes, self.directory / "program", rate=rate, slots=slots)
         if running:
@@ -260,6 +241,17 @@ class VCenter:
             for snapshot in vm.chain:
                 self.world.remove(snapshot)
             self.world.remove(vm, *holders)
+
+    def Destroy_Task(self, call: Call) -> Any:
+        """The method of a virtual machine."""
+        vm = vm_of(call)
+
+        def work(task: Any) -> None:
+            if vm.on:
+                raise wrong_power(vm, "poweredOff")
+            self.remove_vm(vm)
+
+        return self.tasks.start(call, vm, work)
 
     def vm(self, name: str) -> LabVM:
         return next(vm for vm in self.vms.values() if vm.name == name)

@@ -8,16 +8,14 @@ themselves need no case of their own. The last answer is kept: a client that los
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import VmomiSupport, vmodl
 from tranship.lab.vsphere.world import Managed, World, declared_type, invalid_argument, property_names
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 Query = vmodl.query.PropertyCollector
 LONGEST_WAIT = 1800.0
@@ -188,9 +186,9 @@ class Collector(Managed):
 class PropertyCollector:
     """The methods. `page`: the most objects of one answer, whatever the client asks (0: as it asks)."""
 
-    def __init__(self, center: "VCenter", page: int = 0) -> None:
-        self.center = center
-        self.world = center.world
+    def __init__(self, state: State, page: int = 0) -> None:
+        self.state = state
+        self.world = state.world
         self.page = page
         self.world.add(Managed(Query, "propertyCollector", cached=False))
 
@@ -292,7 +290,7 @@ class PropertyCollector:
         while True:
             if call.who.ended:
                 raise soap.fault_named("NotAuthenticated", "The session is not authenticated.")
-            if collector.cancelled or self.center.closing.is_set():
+            if collector.cancelled or self.state.closing.is_set():
                 raise soap.fault_named("RequestCanceled", "The wait was cancelled.")
             if xml := collector.update(version or "", limit, call.version):
                 return soap.Raw(xml)

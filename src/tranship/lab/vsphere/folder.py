@@ -6,23 +6,20 @@ stands on it. A machine that is started in the middle of a download breaks it of
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tranship.lab.vsphere.calls import Dropped
 from tranship.lab.vsphere.machine import Disk, LabVM
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.transfers import Answer
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class DatastoreFolder:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
+    def __init__(self, state: State) -> None:
+        self.state = state
 
     def vm(self, target: str) -> str:
         """The name of the VM whose file a request is for, empty where there is none: for the record of calls."""
@@ -62,15 +59,15 @@ class DatastoreFolder:
         parts = urlsplit(target)
         query = parse_qs(parts.query)
         path = unquote(parts.path.removeprefix("/folder/"))
-        if query.get("dcPath", [""])[0].strip("/") != self.center.datacenter_name:
+        if query.get("dcPath", [""])[0].strip("/") != self.state.datacenter_name:
             return None
         match = re.fullmatch(r"(.+?)(-\d{6})?(-flat|-delta|-sesparse)?\.vmdk", path)
         if match is None:
             return None
         kind = "delta" if match[2] else "flat" if match[3] == "-flat" else "descriptor"
         store = query.get("dsName", [""])[0]
-        with self.center.world.lock:
-            for vm in self.center.vms.values():
+        with self.state.world.lock:
+            for vm in self.state.vms.values():
                 for disk in vm.disks:
                     if disk.stem == match[1] and disk.datastore.value("name") == store and not disk.rdm:
                         return vm, disk, kind

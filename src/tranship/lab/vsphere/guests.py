@@ -1,6 +1,6 @@
 """Real guests behind the lab's virtual machines: QEMU on the VM's volumes, served to it over NBD.
 
-center.py gives a Machinery to every VM that is added with guest=True; power.py boots it at each power-on.
+center.py gives a QemuMachinery to every VM that is added with guest=True; power.py boots it at each power-on.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tranship.lab.vsphere.machine import LabVM
 MIB = 1 << 20
 
 
-class Machinery:
+class QemuMachinery:
     """The NBD server of one VM and its boots. Sockets live in the system's temporary directory, because a socket's path
     may not be longer than 107 bytes. `extra`: further arguments for QEMU, such as a kernel to boot."""
 

@@ -4,22 +4,18 @@ center.py makes it; power.py, snapshots.py, tracking.py and transfers.py act on 
 it to clients. Tests hold it in their hands: `vm.write`, `vm.volumes`, `vm.power_log`.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from tranship.lab.guest.machine import Guest
 from tranship.lab.storage import Volume
 from tranship.lab.vsphere.vmomi import vim
 from tranship.lab.vsphere.world import Managed
-
-if TYPE_CHECKING:
-    from tranship.lab.guest.machine import Guest
-    from tranship.lab.vsphere.guests import Machinery
-    from tranship.lab.vsphere.tasks import Task
-    from tranship.lab.vsphere.transfers import Lease
 
 PIECE = 1 << 20
 
@@ -30,6 +26,20 @@ class PowerChange(NamedTuple):
     at: float
     state: str
     cause: str
+
+
+class Hold(Managed):
+    """An export of the machine. locks_power: it must stay off as long."""
+
+    locks_power = False
+
+
+class Machinery(Protocol):
+    """What boots the machine's real guest."""
+
+    def boot(self) -> Guest: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -53,22 +63,27 @@ class Disk:
     tracking: bool = False
     files: list[int] = field(default_factory=lambda: [0])
     made: Volume | None = None
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def volume(self) -> Volume:
-        if self.made is None:
-            fresh = not (self.path / "volume.json").exists()
-            self.made = Volume(self.path, self.capacity)
-            if fresh:
-                for start in range(0, len(self.content), PIECE):
-                    piece = self.content[start : start + PIECE]
-                    if piece.count(0) != len(piece):
-                        self.made.write(start, piece)
-            self.content = b""
-            if self.tracking and self.snapshotted:
-                self.made.enable_tracking()
-                self.made.stun()
-        return self.made
+        with self._making:
+            if self.made is None:
+                self.made = self._make()
+            return self.made
+
+    def _make(self) -> Volume:
+        fresh = not (self.path / "volume.json").exists()
+        volume = Volume(self.path, self.capacity)
+        for start in range(0, len(self.content) if fresh else 0, PIECE):
+            piece = self.content[start : start + PIECE]
+            if piece.count(0) != len(piece):
+                volume.write(start, piece)
+        self.content = b""
+        if self.tracking and self.snapshotted:
+            volume.enable_tracking()
+            volume.stun()
+        return volume
 
     @property
     def snapshotted(self) -> bool:
@@ -112,8 +127,8 @@ class LabVM(Managed):
         self.disks: list[Disk] = []
         self.nics: list[Any] = []
         self.chain: list[Snapshot] = []
-        self.task: Task | None = None
-        self.lease: Lease | None = None
+        self.task: Managed | None = None  # the one that runs
+        self.lease: Hold | None = None
         self.guest: Guest | None = None
         self.machinery: Machinery | None = None  # what boots the real guest
         self.booted: datetime | None = None

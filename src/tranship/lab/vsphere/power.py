@@ -7,19 +7,17 @@ one only change state. Every transition and its cause goes into `LabVM.power_log
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tranship.errors import TranshipError
+from tranship.lab.guest.machine import Guest
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call
 from tranship.lab.vsphere.machine import LabVM
+from tranship.lab.vsphere.state import State
+from tranship.lab.vsphere.tasks import Tasks
 from tranship.lab.vsphere.vmomi import Fault, vim
 from tranship.lab.vsphere.world import invalid_argument
-
-if TYPE_CHECKING:
-    from tranship.lab.guest.machine import Guest
-    from tranship.lab.vsphere.center import VCenter
-
 
 FOREVER = 1e8
 
@@ -37,9 +35,10 @@ def vm_of(call: Call) -> LabVM:
 
 
 class Power:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
-        self.world = center.world
+    def __init__(self, state: State, tasks: Tasks) -> None:
+        self.state = state
+        self.tasks = tasks
+        self.world = state.world
 
     def switch_on(self, vm: LabVM) -> None:
         """Also the stun that makes a change of tracking active."""
@@ -73,7 +72,7 @@ class Power:
         if guest is not None and guest.running:
             guest.kill()
 
-    def _watch(self, vm: LabVM, guest: "Guest") -> None:
+    def _watch(self, vm: LabVM, guest: Guest) -> None:
         with suppress(TranshipError):  # a QEMU that failed is a guest that crashed
             guest.wait_exit(FOREVER)
         with self.world.lock:
@@ -84,7 +83,7 @@ class Power:
 
     def PowerOnVM_Task(self, call: Call, host: Any = None) -> Any:
         vm = vm_of(call)
-        return self.center.tasks.start(call, vm, lambda task: self.switch_on(vm))
+        return self.tasks.start(call, vm, lambda task: self.switch_on(vm))
 
     def PowerOffVM_Task(self, call: Call) -> Any:
         vm = vm_of(call)
@@ -94,7 +93,7 @@ class Power:
                 raise wrong_power(vm, "poweredOff")
             self.switch_off(vm, "hard-off")
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def ShutdownGuest(self, call: Call) -> None:
         """Returns at once; the machine is off when its guest is done, which may be never."""
@@ -120,7 +119,7 @@ class Power:
 
     def ReconfigVM_Task(self, call: Call, spec: Any) -> Any:
         vm = vm_of(call)
-        return self.center.tasks.start(call, vm, lambda task: self._reconfigure(vm, spec))
+        return self.tasks.start(call, vm, lambda task: self._reconfigure(vm, spec))
 
     def _reconfigure(self, vm: LabVM, spec: Any) -> None:
         unknown = _set_fields(spec) - {"changeTrackingEnabled", "annotation", "name", "numCPUs", "memoryMB"}
@@ -141,28 +140,16 @@ class Power:
     def _track(self, vm: LabVM, wanted: bool) -> None:
         vm.cbt = wanted
         for disk in vm.disks:
+            volume = disk.volume  # made before `tracking` is set, else it would be born with tracking and need no stun
             disk.tracking = wanted
-            if not disk.snapshotted:
-                continue
-            if disk.made is None and not vm.on:
-                continue  # a volume that nobody touched begins with tracking: nothing was written before
-            (disk.volume.enable_tracking if wanted else disk.volume.disable_tracking)()
+            if disk.snapshotted:
+                (volume.enable_tracking if wanted else volume.disable_tracking)()
 
     def Rename_Task(self, call: Call, newName: str) -> Any:
         vm = vm_of(call)
         if not newName:
             raise soap.fault_named("InvalidName", "A name is needed.", name=newName)
-        return self.center.tasks.start(call, vm, lambda task: self._reconfigure(vm, vim.vm.ConfigSpec(name=newName)))
-
-    def Destroy_Task(self, call: Call) -> Any:
-        vm = vm_of(call)
-
-        def work(task: Any) -> None:
-            if vm.on:
-                raise wrong_power(vm, "poweredOff")
-            self.center.remove_vm(vm)
-
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, lambda task: self._reconfigure(vm, vim.vm.ConfigSpec(name=newName)))
 
     def AnswerVM(self, call: Call, questionId: str, answerChoice: str) -> None:
         raise invalid_argument("questionId")

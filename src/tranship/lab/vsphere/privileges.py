@@ -1,17 +1,15 @@
-"""Privileges: what the one user of the lab may do. Tests put names into `center.missing_privileges`.
+"""Privileges: what the one user of the lab may do. Tests put names into `state.missing_privileges`.
 
 server.py refuses methods whose privilege is missing, by pyVmomi's own table of method privileges.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import vim
 from tranship.lab.vsphere.world import Managed
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 KNOWN = (
     "System.Anonymous",
@@ -37,10 +35,10 @@ KNOWN = (
 
 
 class Privileges:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
+    def __init__(self, state: State) -> None:
+        self.state = state
         facts = {"privilegeList": self._list, "roleList": [], "description": None}
-        center.world.add(Managed(vim.AuthorizationManager, "AuthorizationManager", facts))
+        state.world.add(Managed(vim.AuthorizationManager, "AuthorizationManager", facts))
 
     def _list(self) -> list[Any]:
         kind = vim.AuthorizationManager.Privilege
@@ -50,7 +48,7 @@ class Privileges:
         ]
 
     def granted(self, name: str) -> bool:
-        return name not in self.center.missing_privileges
+        return name not in self.state.missing_privileges
 
     def demand(self, name: str | None, item: Managed) -> None:
         """Raises the fault NoPermission."""
@@ -64,7 +62,7 @@ class Privileges:
         kind = vim.AuthorizationManager
         return [
             kind.EntityPrivilege(
-                entity=self.center.world.find(ref._moId).ref,
+                entity=self.state.world.find(ref._moId).ref,
                 privAvailability=[
                     kind.PrivilegeAvailability(privId=name, isGranted=self.granted(name)) for name in privId or []
                 ],
@@ -75,7 +73,7 @@ class Privileges:
     def HasPrivilegeOnEntity(
         self, call: Call, entity: Any, sessionId: str, privId: list[str] | None = None
     ) -> list[bool]:
-        self.center.world.find(entity._moId)
+        self.state.world.find(entity._moId)
         return [self.granted(name) for name in privId or []]
 
     def HasUserPrivilegeOnEntities(
@@ -88,8 +86,8 @@ class Privileges:
         self._known(userName)
         names = [name for name in KNOWN if self.granted(name)]
         kind = vim.AuthorizationManager.UserPrivilegeResult
-        return [kind(entity=self.center.world.find(ref._moId).ref, privileges=names) for ref in entities]
+        return [kind(entity=self.state.world.find(ref._moId).ref, privileges=names) for ref in entities]
 
     def _known(self, user: str) -> None:
-        if user.lower() != self.center.user.lower():
+        if user.lower() != self.state.user.lower():
             raise soap.fault_named("NotFound", f"There is no user {user}.")

@@ -7,40 +7,54 @@ arguments by their wire names, under the world's lock. A method that nobody impl
 import base64
 import re
 import socket
-import ssl
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from tranship.errors import TranshipError
 from tranship.lab.vsphere import soap
-from tranship.lab.vsphere.calls import Call, Dropped
+from tranship.lab.vsphere.calls import Call, Dropped, Session
 from tranship.lab.vsphere.faults import Script
+from tranship.lab.vsphere.folder import DatastoreFolder
 from tranship.lab.vsphere.machine import LabVM
-from tranship.lab.vsphere.sessions import OPEN, Session, not_authenticated
-from tranship.lab.vsphere.transfers import Answer
+from tranship.lab.vsphere.privileges import Privileges
+from tranship.lab.vsphere.sessions import OPEN, Sessions, not_authenticated
+from tranship.lab.vsphere.state import State
+from tranship.lab.vsphere.tasks import Tasks
+from tranship.lab.vsphere.transfers import Answer, Transfers
 from tranship.lab.vsphere.views import unsupported
 from tranship.lab.vsphere.vmomi import F_OPTIONAL, Fault
 from tranship.lab.vsphere.world import SESSION, declared_type
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 _COOKIE = re.compile(r'vmware_soap_session="?([^";,\s]+)')
 LARGEST_REQUEST = 16 << 20
 IDLE = 120.0
 
 
+@dataclass(frozen=True)
+class Services:
+    """`methods`: the objects whose CamelCase attributes implement methods of the API."""
+
+    sessions: Sessions
+    tasks: Tasks
+    privileges: Privileges
+    transfers: Transfers
+    folder: DatastoreFolder
+    methods: tuple[object, ...]
+
+
 class Dispatcher:
     """From the bytes of a request to the bytes of its answer."""
 
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
+    def __init__(self, state: State, services: Services) -> None:
+        self.state = state
+        self.services = services
         self.methods: dict[str, Any] = {}
-        for service in center.services:
+        for service in services.methods:
             for name in dir(service):
                 if name[:1].isupper():
                     self.methods[name] = getattr(service, name)
@@ -52,11 +66,11 @@ class Dispatcher:
         scripts: list[Script] = []
         try:
             request = soap.parse(body, version)
-            session = self.center.sessions.find(cookie)
-            self.center.tasks.sweep()
+            session = self.services.sessions.find(cookie)
+            self.services.tasks.sweep()
             name = self._subject(request.this)
-            self.center.faults.record(request.method, name, session.user if session else "")
-            scripts = self.center.faults.due(request.method, name, "call")
+            self.state.faults.record(request.method, name, session.user if session else "")
+            scripts = self.state.faults.due(request.method, name, "call")
             session = self._trouble(scripts, session)
             call = self._call(request, session, version, address)
             result, declared = self._run(call, request)
@@ -78,17 +92,17 @@ class Dispatcher:
 
     def _subject(self, moid: str) -> str:
         """The name of the VM that a call is about."""
-        item = self.center.world.objects.get(moid)
+        item = self.state.world.objects.get(moid)
         vm = item if isinstance(item, LabVM) else getattr(item, "vm", None)
         return vm.name if isinstance(vm, LabVM) else ""
 
     def _trouble(self, scripts: list[Script], session: Session | None) -> Session | None:
         for script in scripts:
-            self.center.pause(script.delay)
+            self.state.pause(script.delay)
             if script.drop == "before":
                 raise Dropped
             if script.expire and session:
-                self.center.sessions.end(session)
+                self.services.sessions.end(session)
                 session = None
             if error := script.error():
                 raise error
@@ -98,7 +112,7 @@ class Dispatcher:
         anonymous = request.method in OPEN or (request.method, request.this) == ("Fetch", "ServiceInstance")
         if session is None and not anonymous:
             raise not_authenticated()
-        item = self.center.world.find(request.this)
+        item = self.state.world.find(request.this)
         if request.info is not None and not issubclass(item.kind, request.info.type):
             raise ValueError(f"{request.this} has no method {request.method}")
         return Call(request.method, item, session, version, address)
@@ -111,7 +125,7 @@ class Dispatcher:
             path = request.arguments.get("prop", "")
             declared = declared_type(call.this.kind, path)
         else:
-            self.center.privileges.demand(request.info.privId, call.this)
+            self.services.privileges.demand(request.info.privId, call.this)
             declared = request.info.result
             for parameter in request.info.params:
                 missing = request.arguments.get(parameter.name) is None
@@ -123,7 +137,7 @@ class Dispatcher:
     def _locked(self, call: Call, method: Any, arguments: dict[str, Any], declared: Any) -> Any:
         token = SESSION.set(call.session)
         try:
-            with self.center.world.lock:
+            with self.state.world.lock:
                 if call.session:
                     call.session.calls += 1
                 try:
@@ -173,36 +187,34 @@ class Handler(BaseHTTPRequestHandler):
         self._plain(head=True)
 
     def _plain(self, head: bool) -> None:
-        center = self.server.center
         path = self.path.partition("?")[0]
         if path == "/sdk/vimServiceVersions.xml":
             data = soap.VERSIONS.encode()
             self._answer(Answer(200, iter([data]), len(data), {"Content-Type": "text/xml"}), head)
         elif path.startswith("/nfc/"):
-            self._serve(f"{self.command} /nfc", "", lambda: center.transfers.download(path, head), head)
+            self._serve(f"{self.command} /nfc", "", lambda: self.server.services.transfers.download(path, head), head)
         elif path.startswith("/folder/"):
-            vm = center.folder.vm(self.path)
+            vm = self.server.services.folder.vm(self.path)
             wanted = self.headers.get("Range", "")
             self._serve(f"{self.command} /folder", vm, lambda: self._file(wanted, head), head)
         else:
             self._answer(Answer(404), head)
 
     def _file(self, wanted: str, head: bool) -> Answer:
-        center = self.server.center
         if not self._known():
             return Answer(401, headers={"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
-        if not center.privileges.granted("Datastore.FileManagement"):
+        if not self.server.services.privileges.granted("Datastore.FileManagement"):
             return Answer(403)
-        return center.folder.answer(self.path, wanted, head)
+        return self.server.services.folder.answer(self.path, wanted, head)
 
     def _serve(self, name: str, vm: str, make: Any, head: bool) -> None:
-        center = self.server.center
-        center.faults.record(name, vm)
+        state = self.server.state
+        state.faults.record(name, vm)
         limit: int | None = None
-        for script in center.faults.due(name, vm, "call"):
-            center.pause(script.delay)
+        for script in state.faults.due(name, vm, "call"):
+            state.pause(script.delay)
             if script.expire:
-                center.sessions.end_all()
+                self.server.services.sessions.end_all()
             if script.drop:
                 raise Dropped
             if script.status:
@@ -216,9 +228,9 @@ class Handler(BaseHTTPRequestHandler):
         if scheme.lower() == "basic":
             with suppress(ValueError):
                 user, _, password = base64.b64decode(text).decode().partition(":")
-                return self.server.center.sessions.check(user, password)
+                return self.server.services.sessions.check(user, password)
             return False
-        return self.server.center.sessions.find(self._cookie()) is not None
+        return self.server.services.sessions.find(self._cookie()) is not None
 
     def _cookie(self) -> str:
         match = _COOKIE.search(self.headers.get("Cookie", ""))
@@ -275,11 +287,12 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, center: "VCenter", port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, state: State, services: Services, port: int) -> None:
         super().__init__(("127.0.0.1", port), Handler)
-        self.center = center
-        self.context = context
-        self.dispatcher = Dispatcher(center)
+        self.state = state
+        self.services = services
+        self.context = state.identity.context
+        self.dispatcher = Dispatcher(state, services)
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
 
@@ -298,7 +311,7 @@ class Server(ThreadingHTTPServer):
                 _cut(secure)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not self.center.closing.is_set():
+        if not self.state.closing.is_set():
             super().handle_error(request, client_address)
 
     def close(self) -> None:

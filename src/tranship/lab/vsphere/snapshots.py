@@ -6,16 +6,15 @@ ConsolidateVMDisks_Task. A revert drops the later snapshots: branches are not ke
 """
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tranship.lab.storage import quiet
 from tranship.lab.vsphere import facts, soap
 from tranship.lab.vsphere.calls import Call
 from tranship.lab.vsphere.machine import LabVM, Snapshot
-from tranship.lab.vsphere.power import vm_of
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
+from tranship.lab.vsphere.power import Power, vm_of
+from tranship.lab.vsphere.state import State
+from tranship.lab.vsphere.tasks import Tasks
 
 DEEPEST = 31
 """Snapshots that a chain can hold (VMware KB 1025279: 32 files)."""
@@ -28,9 +27,11 @@ def _snapshot_of(call: Call) -> Snapshot:
 
 
 class Snapshots:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
-        self.world = center.world
+    def __init__(self, state: State, tasks: Tasks, power: Power) -> None:
+        self.state = state
+        self.tasks = tasks
+        self.power = power
+        self.world = state.world
         self._numbers = itertools.count(1)
 
     # create
@@ -38,14 +39,14 @@ class Snapshots:
     def CreateSnapshot_Task(self, call: Call, name: str, memory: bool, quiesce: bool, description: str = "") -> Any:
         vm = vm_of(call)
         work = self._creator(vm, name, description, memory, quiesce)
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def CreateSnapshotEx_Task(
         self, call: Call, name: str, memory: bool, description: str = "", quiesceSpec: Any = None
     ) -> Any:
         vm = vm_of(call)
         work = self._creator(vm, name, description, memory, quiesceSpec is not None)
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def _creator(self, vm: LabVM, name: str, description: str, memory: bool, quiesce: bool) -> Any:
         def work(task: Any) -> Any:
@@ -98,7 +99,7 @@ class Snapshots:
             going = vm.chain[at:] if removeChildren else [snapshot]
             self._remove(vm, going, consolidate is not False)
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def RemoveAllSnapshots_Task(self, call: Call, consolidate: bool | None = None, spec: Any = None) -> Any:
         vm = vm_of(call)
@@ -107,7 +108,7 @@ class Snapshots:
             self._not_exporting(vm)
             self._remove(vm, list(vm.chain), consolidate is not False)
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def _remove(self, vm: LabVM, going: list[Snapshot], consolidate: bool) -> None:
         with self.world.lock:
@@ -128,13 +129,13 @@ class Snapshots:
             self._not_exporting(vm)
             self._consolidate(vm)
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def _consolidate(self, vm: LabVM) -> None:
         """Merge what removed snapshots left. Outside the world's lock: guests and other machines go on meanwhile."""
         try:
-            for script in self.center.faults.due("consolidate", vm.name, "task"):
-                self.center.pause(script.delay)
+            for script in self.state.faults.due("consolidate", vm.name, "task"):
+                self.state.pause(script.delay)
                 if error := script.error():
                     raise error
             for moid in list(vm.unconsolidated):
@@ -164,7 +165,7 @@ class Snapshots:
             self._present(snapshot)
             self._revert(vm, snapshot)
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def RevertToCurrentSnapshot_Task(self, call: Call, host: Any = None, suppressPowerOn: bool = False) -> Any:
         vm = vm_of(call)
@@ -174,12 +175,12 @@ class Snapshots:
                 raise soap.fault_named("NotFound", "The virtual machine has no snapshot.")
             self._revert(vm, vm.chain[-1])
 
-        return self.center.tasks.start(call, vm, work)
+        return self.tasks.start(call, vm, work)
 
     def _revert(self, vm: LabVM, snapshot: Snapshot) -> None:
         """The snapshots hold no memory, so the machine is off afterwards."""
         self._not_exporting(vm)
-        self.center.power.switch_off(vm, "revert")
+        self.power.switch_off(vm, "revert")
         with self.world.lock:
             at = vm.chain.index(snapshot)
             for disk in vm.disks:

@@ -1,20 +1,18 @@
 """QueryChangedDiskAreas: which parts of a disk changed since a change id, one page at a time.
 
-A page holds at most `center.cbt_page` areas; who does not go on at startOffset + length until the capacity loses data,
+A page holds at most `state.cbt_page` areas; who does not go on at startOffset + length until the capacity loses data,
 and asking at the capacity is refused. What storage.py tracks is the truth; the rules around it are vCenter's.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call
 from tranship.lab.vsphere.machine import Disk, LabVM, Snapshot
 from tranship.lab.vsphere.power import vm_of
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import Fault, vim
 from tranship.lab.vsphere.world import invalid_argument
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 
 def _file_fault(disk: Disk, message: str) -> Fault:
@@ -22,8 +20,8 @@ def _file_fault(disk: Disk, message: str) -> Fault:
 
 
 class Tracking:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
+    def __init__(self, state: State) -> None:
+        self.state = state
 
     def QueryChangedDiskAreas(
         self, call: Call, deviceKey: int, startOffset: int, changeId: str, snapshot: Any = None
@@ -40,7 +38,7 @@ class Tracking:
             for start, length in self._changed(disk, changeId, point)
             if start + length > startOffset
         ]
-        page = areas[: self.center.cbt_page]
+        page = areas[: self.state.cbt_page]
         end = page[-1][1] if len(areas) > len(page) else disk.capacity
         return vim.VirtualMachine.DiskChangeInfo(
             startOffset=startOffset,
@@ -58,7 +56,7 @@ class Tracking:
             if vm.on:
                 raise _file_fault(disk, "the machine runs, a snapshot is needed")
             return None
-        item = self.center.world.find(ref._moId)
+        item = self.state.world.find(ref._moId)
         if not isinstance(item, Snapshot) or item.vm is not vm:
             raise soap.fault_named("NotFound", "The snapshot is not one of this machine.")
         return item.moid

@@ -10,24 +10,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from tranship.errors import ToolFailed
 from tranship.lab.storage import Volume
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call, Dropped
-from tranship.lab.vsphere.machine import Disk, LabVM, Snapshot
+from tranship.lab.vsphere.machine import Disk, Hold, LabVM, Snapshot
 from tranship.lab.vsphere.power import vm_of, wrong_power
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import Fault, vim
-from tranship.lab.vsphere.world import Managed
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 PIECE = 1 << 18
 
@@ -84,12 +81,12 @@ def _raw(volume: Volume, point: str | None, draft: Path) -> Path:
     return draft
 
 
-class Lease(Managed):
+class Lease(Hold):
     """state: initializing, ready, done or error. locks_power: of ExportVm, whose machine must stay off."""
 
-    def __init__(self, moid: str, center: "VCenter", vm: LabVM, exports: list[Export], locks_power: bool) -> None:
+    def __init__(self, moid: str, shared: State, vm: LabVM, exports: list[Export], locks_power: bool) -> None:
         super().__init__(vim.HttpNfcLease, moid)
-        self.center = center
+        self.shared = shared
         self.vm = vm
         self.exports = exports
         self.locks_power = locks_power
@@ -97,8 +94,7 @@ class Lease(Managed):
         self.state = "initializing"
         self.error: Fault | None = None
         self.percent = 0
-        self.deadline = time.monotonic() + center.lease_timeout
-        self.done_at: float | None = None
+        self.deadline = time.monotonic() + shared.lease_timeout
         self.properties = {
             "initializeProgress": lambda: 0 if self.state == "initializing" else 100,
             "transferProgress": lambda: self.percent,
@@ -118,8 +114,8 @@ class Lease(Managed):
             vim.HttpNfcLease.DeviceUrl(
                 key=f"/{self.vm.moid}/ParaVirtualSCSIController0:{export.disk.unit}",
                 importKey="",
-                url=f"https://{self.center.nfc_host}/nfc/{self.ticket}/{export.name}",
-                sslThumbprint=self.center.thumbprint,
+                url=f"https://{self.shared.nfc_host}/nfc/{self.ticket}/{export.name}",
+                sslThumbprint=self.shared.thumbprint,
                 disk=True,
                 targetId=export.name,
                 datastoreKey=export.disk.datastore.moid,
@@ -132,26 +128,25 @@ class Lease(Managed):
             entity=self.vm.ref,
             deviceUrl=urls,
             totalDiskCapacityInKB=sum(export.disk.capacity for export in self.exports) // 1024,
-            leaseTimeout=int(self.center.lease_timeout),
+            leaseTimeout=int(self.shared.lease_timeout),
         )
 
     def end(self, state: str, error: Fault | None = None) -> None:
-        with self.center.world.lock:
+        with self.shared.world.lock:
             self.state, self.error, self.done_at = state, error, time.monotonic()
             if self.vm.lease is self:
                 self.vm.lease = None
-            for export in self.exports:
-                with suppress(OSError):
-                    export.path.unlink(missing_ok=True)
-            self.center.world.touch(self, self.vm)
+            for export in self.exports[:1]:
+                rmtree(export.path.parent, ignore_errors=True)
+            self.shared.world.touch(self, self.vm)
 
 
 class Transfers:
     """The methods of leases. `directory` holds VMDK files while their lease lives."""
 
-    def __init__(self, center: "VCenter", directory: Path) -> None:
-        self.center = center
-        self.world = center.world
+    def __init__(self, state: State, directory: Path) -> None:
+        self.state = state
+        self.world = state.world
         self.directory = directory
 
     # making a lease
@@ -179,7 +174,7 @@ class Transfers:
             Export(f"disk-{number}.vmdk", disk, point, home / f"disk-{number}.vmdk")
             for number, disk in enumerate(disks)
         ]
-        lease = Lease(f"session[{uuid4()}]nfc", self.center, vm, exports, locks_power=point is None)
+        lease = Lease(f"session[{uuid4()}]nfc", self.state, vm, exports, locks_power=point is None)
         vm.lease = lease
         self.world.add(lease, vm)
         threading.Thread(target=self._watch, args=(lease,), name="lease", daemon=True).start()
@@ -187,12 +182,12 @@ class Transfers:
 
     def _watch(self, lease: Lease) -> None:
         """Make it ready after a while, end it when its holder is silent for too long."""
-        self.center.pause(self.center.lease_delay)
+        self.state.pause(self.state.lease_delay)
         with self.world.lock:
             if lease.state == "initializing":
                 lease.state = "ready"
                 self.world.touch(lease)
-            while lease.live and not self.center.closing.is_set():
+            while lease.live and not self.state.closing.is_set():
                 left = lease.deadline - time.monotonic()
                 if left <= 0:
                     lease.end("error", soap.fault_named("Timedout", "The lease has timed out."))
@@ -215,7 +210,7 @@ class Transfers:
             raise soap.fault_named("InvalidArgument", "percent", invalidProperty="percent")
         lease = self._live(call, "initializing", "ready")
         lease.percent = percent
-        lease.deadline = time.monotonic() + self.center.lease_timeout
+        lease.deadline = time.monotonic() + self.state.lease_timeout
         self.world.touch(lease)
 
     def HttpNfcLeaseComplete(self, call: Call) -> None:

@@ -1,16 +1,14 @@
 """ContainerView, ListView and SearchIndex: the ways to the objects of the inventory. Called by server.py."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from tranship.lab.vsphere import soap
 from tranship.lab.vsphere.calls import Call
+from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import Fault, vim
 from tranship.lab.vsphere.world import Managed, invalid_argument
-
-if TYPE_CHECKING:
-    from tranship.lab.vsphere.center import VCenter
 
 _BELOW = {
     vim.Folder: ("childEntity",),
@@ -22,9 +20,9 @@ _BELOW = {
 
 
 class Views:
-    def __init__(self, center: "VCenter") -> None:
-        self.center = center
-        self.world = center.world
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.world = state.world
         self.world.add(Managed(vim.view.ViewManager, "ViewManager", {"viewList": []}))
         self.world.add(Managed(vim.SearchIndex, "SearchIndex"))
 

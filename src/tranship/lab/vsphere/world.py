@@ -31,6 +31,7 @@ class Managed:
         self.properties: dict[str, Source] = dict(properties or {})
         self.cached = cached
         self.version = 0
+        self.done_at: float | None = None  # time.monotonic() when a task or lease ended
         self._values: dict[str, Any] = {}
         self._xml: dict[tuple[str, str], str] = {}
 
