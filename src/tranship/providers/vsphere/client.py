@@ -66,7 +66,7 @@ class Client:
         self.login = login
         self.timeout = timeout
         self.host, self.port = endpoint(login.url)
-        self.address = f"{self.host}:{self.port}"
+        self.netloc = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         self._lock = threading.Lock()
         self._epoch = 0
         self._stub: Any = None
@@ -195,15 +195,15 @@ class Client:
         if isinstance(error, TranshipError):
             return error
         if isinstance(error, vmodl.MethodFault):
-            return explain(error, what, address=self.address, user=self.login.user)
+            return explain(error, what, address=self.netloc, user=self.login.user)
         if isinstance(error, ssl.SSLCertVerificationError):
-            return Untrusted(error.verify_message, address=self.address, side=Side.SOURCE)
+            return Untrusted(error.verify_message, address=self.netloc, side=Side.SOURCE)
         if isinstance(error, OSError | HTTPException):
             detail = f"{what}: {error or type(error).__name__}"
-            return Unreachable(detail, address=self.address, side=Side.SOURCE)
+            return Unreachable(detail, address=self.netloc, side=Side.SOURCE)
         if isinstance(error, ExpatError):
             detail = "the answer is not SOAP: is this the address of a vCenter or ESXi?"
-            return Unreachable(detail, address=self.address, side=Side.SOURCE)
+            return Unreachable(detail, address=self.netloc, side=Side.SOURCE)
         detail = f"its answer cannot be read: {error}"[:300]
         return Refused(detail, what=what, fault=type(error).__name__, side=Side.SOURCE)
 
@@ -285,7 +285,7 @@ class Client:
                     return known.get("info.result")
                 case "error":
                     fault = known.get("info.error")
-                    raise explain(fault, what, address=self.address, user=self.login.user) from _cause(fault)
+                    raise explain(fault, what, address=self.netloc, user=self.login.user) from _cause(fault)
             if time.monotonic() + pause > deadline:
                 raise TimedOut(what=what, seconds=seconds, side=Side.SOURCE)
             time.sleep(pause)

@@ -39,7 +39,7 @@ def open_lease(client: Client, moid: str, snapshot: str, disks: Iterable[LiveDis
         exporter = client.object(vim.VirtualMachine, moid).ExportVm
     lease = client.call(f"export {moid}", exporter)._moId
     try:
-        return lease, streams(_ready(client, lease), client.host, disks)
+        return lease, streams(_ready(client, lease), client.netloc, disks)
     except BaseException:
         close_lease(client, lease)
         raise
@@ -53,7 +53,7 @@ def _ready(client: Client, lease: str) -> Any:
             case "ready":
                 return said["info"]
             case "error":
-                raise explain(said.get("error"), "export", address=client.address)
+                raise explain(said.get("error"), "export", address=client.netloc)
             case "done":
                 raise Refused("it ended at once", what="export", fault="LeaseDone", side=Side.SOURCE)
         time.sleep(pause)
@@ -61,8 +61,9 @@ def _ready(client: Client, lease: str) -> Any:
     raise TimedOut(what="an export lease", seconds=_READY_WITHIN, side=Side.SOURCE)
 
 
-def streams(info: Any, host: str, disks: Iterable[LiveDisk]) -> dict[str, Stream]:
-    """Which of the lease's URLs is which disk. A guess could copy one disk over another: what does not fit is an error."""
+def streams(info: Any, netloc: str, disks: Iterable[LiveDisk]) -> dict[str, Stream]:
+    """Which of the lease's URLs is which disk. A guess could copy one disk over another: what does not fit is an error.
+    netloc: `host:port` that we talk to, which a host named `*` means."""
     offered = [device for device in info.deviceUrl if getattr(device, "disk", True) is not False]
     found: dict[str, Stream] = {}
     for disk in disks:
@@ -72,12 +73,11 @@ def streams(info: Any, host: str, disks: Iterable[LiveDisk]) -> dict[str, Stream
             detail = f"the lease offers {keys or 'no disk'}, and {len(fitting)} of that fit"
             raise Unsupported(detail, what=f"exporting disk {disk.label or disk.key}", side=Side.SOURCE)
         parts = urlsplit(fitting[0].url)
-        netloc = parts.netloc.replace("*", f"[{host}]" if ":" in host else host)
-        elsewhere = parts.hostname not in ("*", host)
+        local = parts.hostname in ("*", urlsplit(f"//{netloc}").hostname)
         found[disk.key] = Stream(
-            url=urlunsplit(parts._replace(netloc=netloc)),
-            local=not elsewhere,
-            thumbprint=(fitting[0].sslThumbprint or "") if elsewhere else "",
+            url=urlunsplit(parts._replace(netloc=netloc)) if parts.netloc == "*" else fitting[0].url,
+            local=local,
+            thumbprint="" if local else fitting[0].sslThumbprint or "",
         )
     return found
 

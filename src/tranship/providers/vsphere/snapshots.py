@@ -192,8 +192,10 @@ def enable_change_tracking(client: Client, vm: VM, name: str) -> None:
     disks = live_disks(said.get("config.hardware.device", ())).values()
     on = tracked(disks, said.get("config.extraConfig", ()))
     lacking = [disk for disk in disks if disk.key not in on]
-    if not said.get("config.changeTrackingEnabled") or lacking:
-        flags = [vim.option.OptionValue(key=f"{disk.place}.ctkEnabled", value="TRUE") for disk in lacking]
+    enabled = bool(said.get("config.changeTrackingEnabled"))
+    if lacking or not enabled:
+        # The VM's flag sets those of its disks; one that is off beside it has been set by hand.
+        flags = [vim.option.OptionValue(key=f"{disk.place}.ctkEnabled", value="TRUE") for disk in lacking if enabled]
         spec = vim.vm.ConfigSpec(changeTrackingEnabled=True, extraConfig=flags)
         handle = client.object(vim.VirtualMachine, vm.id)
         client.run(f"change tracking of {vm.name}", lambda: handle.Reconfigure(spec), _CREATE_WITHIN)

@@ -206,7 +206,7 @@ class VsphereSource:
         if moid:
             query["snapshot"] = moid
         credentials = {"user": self._login.user, "password": self._login.password, "fingerprint": self._calls.sha1}
-        return DiskAddress(f"vddk://{self._netloc}/?{urlencode(query)}", credentials)
+        return DiskAddress(f"vddk://{self._calls.netloc}/?{urlencode(query)}", credentials)
 
     def _stream_address(self, stream: leases.Stream) -> DiskAddress:
         """The session's cookie goes to the vCenter only; a host knows the caller by the ticket in the URL."""
@@ -225,12 +225,7 @@ class VsphereSource:
         flat = f"{path.removesuffix('.vmdk')}-flat.vmdk"
         query = urlencode({"dcPath": self._datacenter(disk.datastore), "dsName": store}, quote_via=quote)
         credentials = {**self._login.trust.credentials(), "cookie": self._data.cookie}
-        return DiskAddress(f"datastore+https://{self._netloc}/folder/{quote(flat)}?{query}", credentials)
-
-    @property
-    def _netloc(self) -> str:
-        host = self._calls.host
-        return f"[{host}]:{self._calls.port}" if ":" in host else f"{host}:{self._calls.port}"
+        return DiskAddress(f"datastore+https://{self._calls.netloc}/folder/{quote(flat)}?{query}", credentials)
 
     def _kind(self, datastore: str) -> str:
         return str(self._calls.properties(datastore, vim.Datastore, ["summary.type"]).get("summary.type", ""))
