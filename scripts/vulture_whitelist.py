@@ -1,1 +1,9 @@
-"""Names that vulture cannot see used: called by name, by a framework, or public on purpose."""
+"""Names that vulture cannot see used: called by a framework, or by name."""
+
+_.list_commands  # click.Group
+_.get_command
+_.format_commands
+_.render  # starlette.Response
+_.capture_signals  # uvicorn.Server
+Hook  # resources: parse() finds a model by its kind
+Conversion

@@ -7,22 +7,13 @@ import click
 from tranship.cli import output
 from tranship.cli.client import Client
 from tranship.cli.kinds import PROVIDER, dig
-from tranship.errors import Invalid
+from tranship.errors import Invalid, NotReady
 from tranship.units import format_bytes
 
 Object = dict[str, Any]
 
-COLLECTIONS = {
-    "vm": "vms",
-    "host": "hosts",
-    "network": "networks",
-    "datastore": "datastores",
-    "disk": "disks",
-    "datacenter": "datacenters",
-    "cluster": "clusters",
-    "folder": "folders",
-}
-_SIZES = ("capacity", "free", "storageUsed", "memory", "size")
+COLLECTIONS = {"vm": "vms", "host": "hosts", "network": "networks", "datastore": "datastores"}
+_SIZES = ("capacity", "free", "memory")
 
 
 def print_inventory(client: Client, words: tuple[str, ...], namespace: str, provider: str | None, format: str) -> None:
@@ -31,11 +22,16 @@ def print_inventory(client: Client, words: tuple[str, ...], namespace: str, prov
         remedy = "Write: tranship get inventory vms --provider NAME."
         raise Invalid("needs what to list and --provider", field="inventory", remedy=remedy)
     collection = COLLECTIONS.get(words[0].lower(), words[0].lower())
+    if collection not in COLLECTIONS.values():
+        raise Invalid(
+            f"{words[0]!r} is nothing to list", field="inventory", remedy=f"Use one of {', '.join(COLLECTIONS)}."
+        )
     found = client.get(PROVIDER, namespace, provider)
     path = f"/providers/{dig(found, 'spec.type')}/{dig(found, 'metadata.uid')}/{collection}"
-    items = client.read(path, {"detail": "all"})
-    if not isinstance(items, list):
-        raise Invalid(f"{collection} is no list", field="inventory")
+    items = client.read(path)
+    if not isinstance(items, list):  # a Status with code 206: not loaded yet
+        remedy = f"Wait a moment, or see tranship describe provider {provider}."
+        raise NotReady("its inventory is not loaded yet", what="provider", name=provider, remedy=remedy)
     if len(words) == 2:
         items = [item for item in items if words[1] in (item.get("id"), item.get("name"))]
         if not items:
@@ -56,15 +52,14 @@ def _vm_table(items: list[Object]) -> list[list[str]]:
     rows = [["ID", "NAME", "POWER", "CPUS", "MEMORY", "DISKS", "CAPACITY", "CONCERNS"]]
     for item in items:
         disks = item.get("disks") or []
-        memory = item.get("memory") or int(item.get("memoryMB") or 0) << 20
         concerns = [str(one.get("label") or one.get("id")) for one in item.get("concerns") or []]
         rows.append(
             [
                 str(item.get("id", "")),
                 str(item.get("name", "")),
-                str(item.get("powerState") or item.get("power") or ""),
-                str(item.get("cpuCount") or item.get("cpus") or ""),
-                format_bytes(memory) if memory else "",
+                str(item.get("power", "")),
+                str(item.get("cpus", "")),
+                format_bytes(item.get("memory") or 0),
                 str(len(disks)),
                 format_bytes(sum(int(disk.get("capacity") or 0) for disk in disks)),
                 ", ".join(concerns),
