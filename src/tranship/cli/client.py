@@ -196,7 +196,7 @@ class Client:
         except httpx2.HTTPError as error:
             raise self._wrap(error, f"{method} {path}") from error
         with contextlib.suppress(TypeError, ValueError):
-            date = response.headers.get("Date")
+            date = response.headers.get("Date", "")
             self._skew = parsedate_to_datetime(date).timestamp() - time.time()
         if response.is_error:
             raise self._error(response)

@@ -37,11 +37,14 @@ class Context:
         from tranship.cli.client import Client
 
         url = self._url()
-        return Client(url, self._token(), self._ca(url))
+        return Client(url, self._token(url), self._ca(url))
+
+    @property
+    def _told_server(self) -> str | None:
+        return self.server or os.environ.get("TRANSHIP_SERVER")
 
     def _url(self) -> str:
-        told = self.server or os.environ.get("TRANSHIP_SERVER")
-        url = told or _read(data_directory() / "server", "server")
+        url = self._told_server or _read(data_directory() / "server", "server")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid(f"{url!r} is no address", field="server", remedy="Write it as https://HOST:PORT.")
@@ -50,14 +53,19 @@ class Context:
             raise Invalid(f"{url} would carry the token unencrypted", field="server", remedy=remedy)
         return url.rstrip("/")
 
-    def _token(self) -> str:
+    def _token(self, url: str) -> str:
+        """This host's own token goes to no other host."""
         told = self.token_file or os.environ.get("TRANSHIP_TOKEN_FILE")
+        if told is None and self._told_server and urlsplit(url).hostname not in LOOPBACK:
+            remedy = "Say --token-file or set TRANSHIP_TOKEN_FILE."
+            raise Invalid(f"is needed for {url}", field="token file", remedy=remedy)
         return _read(Path(told) if told else data_directory() / "token", "token")
 
     def _ca(self, url: str) -> str | None:
+        """None = the system's CAs. `tranship serve` leaves its own beside its address."""
         told = self.ca_file or os.environ.get("TRANSHIP_CA_FILE")
         own = data_directory() / "ca.crt"
-        if told is None and url.startswith("https:") and own.is_file():
+        if told is None and self._told_server is None and url.startswith("https:") and own.is_file():
             return str(own)
         return told
 

@@ -14,6 +14,7 @@ from tranship.inventory.vm import VM, Disk, Power
 from tranship.resources.meta import ALL_KINDS, Kind, parse
 from tranship.server.app import make_app
 from tranship.server.serve import serve
+from tranship.server.tls import Certificate, own_certificate
 from tranship.store.memory import MemoryStore
 
 TOKEN = "a-token-of-tests"
@@ -33,7 +34,8 @@ class Said(NamedTuple):
 class House:
     """The server, in a thread of its own. Tests play the controllers: they write status."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
+        self.certificate = certificate
         self.estates: dict[str, Estate] = {}
         self.loop = asyncio.new_event_loop()
         self.url = ""
@@ -46,7 +48,9 @@ class House:
         app = make_app(
             self.store, token=TOKEN, inventory=self.estates.get, validate=lambda obj: parse(obj) and obj, version="test"
         )
-        async with serve(app) as serving:
+        files = self.certificate
+        tls = {"certificate": files.certificate, "key": files.key} if files else {}
+        async with serve(app, **tls) as serving:
             self.url = serving.url
             self._up.set()
             await self._stop.wait()
@@ -108,3 +112,12 @@ def tranship(house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         return Said(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def secure_home(tmp_path: Path) -> Iterator[Path]:
+    """The data directory of a server with TLS and a certificate of its own."""
+    with House(own_certificate(tmp_path)) as house:
+        (tmp_path / "server").write_text(house.url)
+        (tmp_path / "token").write_text(TOKEN)
+        yield tmp_path

@@ -332,3 +332,16 @@ def test_no_server(tranship: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert tranship("--server", "http://example.com", "get", "plans").code == 2
     monkeypatch.setenv("TRANSHIP_HOME", str(tmp_path))
     assert "Start `tranship serve`" in tranship("get", "plans").err
+
+
+def test_the_servers_own_certificate(tranship: Any, secure_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSHIP_HOME", str(secure_home))
+    assert tranship("get", "plans").code == 0
+    url = (secure_home / "server").read_text()
+    assert "not trusted" in tranship("--server", url, "get", "plans").err
+    assert tranship("--server", url, "--ca-file", str(secure_home / "ca.crt"), "get", "plans").code == 0
+
+
+def test_the_own_token_goes_to_no_other_host(tranship: Any) -> None:
+    said = tranship("--server", "https://tranship.example.com", "get", "plans")
+    assert (said.code, "token file: is needed" in said.err) == (2, True)
