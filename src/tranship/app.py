@@ -11,13 +11,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tranship import __version__
 from tranship.controllers.manager import Manager
 from tranship.controllers.maps import MapController
 from tranship.controllers.migrations import MigrationController
 from tranship.controllers.plans import PlanController
 from tranship.controllers.providers import ProviderController
-from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP
-from tranship.store.base import Store
+from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP, parse
+from tranship.resources.model import to_json
+from tranship.resources.secret import Secret
+from tranship.server.app import make_app
+from tranship.server.auth import read_token
+from tranship.server.serve import serve
+from tranship.server.tls import own_certificate
+from tranship.store.base import Object, Store
 from tranship.store.sqlite import SqliteStore
 
 SETTLE = 0.2  # seconds in which changes of an inventory are gathered before plans are checked again
@@ -68,3 +75,31 @@ async def running(
         await asyncio.to_thread(providers.close)
         await store.close()
 
+
+@asynccontextmanager
+async def serving(app: App, host: str, port: int) -> AsyncIterator[str]:
+    """The REST API over TLS with a certificate of our own. The URL, the CA to trust and the token stand in the data
+    directory while it is served."""
+    files = own_certificate(
+        app.directory, (host, "localhost") if host != "127.0.0.1" else ("localhost", "127.0.0.1", "::1")
+    )
+    api = make_app(
+        app.store,
+        token=read_token(app.directory / "token"),
+        inventory=app.providers.estate,
+        validate=admit,
+        version=__version__,
+    )
+    address = app.directory / "server"
+    async with serve(api, host, port, certificate=files.certificate, key=files.key) as server:
+        address.write_text(server.url + "\n")
+        try:
+            yield server.url
+        finally:
+            address.unlink(missing_ok=True)
+
+
+def admit(obj: Object) -> Object:
+    """What a user may store: what its kind's model understands. The user's words are kept. Raises Invalid."""
+    resource = parse(obj)
+    return to_json(resource.folded()) if isinstance(resource, Secret) else obj

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tranship.app import App, running
 from tranship.lab.vsphere import VCenter
@@ -21,6 +22,16 @@ from tranship.store.base import Object
 
 MIB = 1 << 20
 API = "forklift.konveyor.io/v1beta1"
+
+
+structlog.configure(  # one line an event: what pytest shows of a failure stays readable
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f"),
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event")),
+    ]
+)
 
 
 class Site:

@@ -14,7 +14,6 @@ from tranship.migration import asks
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen, CopyState, SourceSeen, TargetSeen
 from tranship.providers.base import Source, Target
-from tranship.resources.vm import VMStatus
 
 KEEP_EVERY = 10.0  # seconds between signs of life for what the source lends
 
@@ -50,7 +49,7 @@ class Effects:
 
     # --- ask ---
 
-    def carry_out(self, ask: asks.Ask, status: VMStatus) -> None:
+    def carry_out(self, ask: asks.Ask) -> None:
         """Raises tranship.errors."""
         source, target, vm, order = self._source, self._target, self._vm, self._order
         match ask:
@@ -120,7 +119,3 @@ class Effects:
     def _end_copies(self, round_: int) -> None:
         self._source.close_disks(self._movers.handle(round_))
         self._movers.forget_handle(round_)
-
-    def forget(self, status: VMStatus) -> None:
-        """The VM's walk has ended: journals and reports are of no more use."""
-        self._movers.discard()

@@ -5,6 +5,7 @@ those who look at plans, as upstream has it. After a restart the walks go on fro
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -267,6 +268,8 @@ class MigrationController:
                 log.warning("the plan was deleted; the migration goes on", plan=run.plan.name)
 
     async def _complete(self, run: Run) -> None:
+        """Every VM's walk has ended: journals and reports are of no more use."""
+        await asyncio.to_thread(shutil.rmtree, self._work / run.migration.uid, ignore_errors=True)
         now, outcomes = datetime.now(UTC), [vm.outcome for vm in run.vms.values()]
         run.migration.status.completed = now
         conditions = Conditions(run.migration.status.conditions)

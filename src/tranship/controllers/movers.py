@@ -7,7 +7,6 @@
 Called by effects.py. The mover itself knows nothing of rounds' meaning, plans or providers.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -102,9 +101,6 @@ class Movers:
 
     def forget_handle(self, round_: int) -> None:
         self._handle(round_).unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        shutil.rmtree(self._work, ignore_errors=True)
 
     def _note(self, disk: str, round_: int) -> Note:
         path = self._job(disk, round_) / "note.json"

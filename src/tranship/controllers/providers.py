@@ -171,6 +171,8 @@ class ProviderController:
         loop = asyncio.get_running_loop()
 
         def publish(estate: Estate) -> None:
+            if connection.stop.is_set():  # the application is closing; its loop may be gone
+                return
             first = connection.estate is None
             connection.estate = estate
             if first:

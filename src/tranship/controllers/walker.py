@@ -63,7 +63,6 @@ class Walker:
                 await asyncio.wait_for(self.wake.wait(), delay)
             except TimeoutError:
                 continue
-        await asyncio.to_thread(self.effects.forget, self.vm)
 
     @property
     def pausing(self) -> bool:
@@ -144,7 +143,7 @@ class Walker:
         self._asked[asked] = now
         self.boundary(f"before {ask.key}")
         try:
-            await asyncio.to_thread(self.effects.carry_out, ask, self.vm)
+            await asyncio.to_thread(self.effects.carry_out, ask)
         except TranshipError as error:
             log.warning("ask failed", vm=self.vm.name, phase=self.vm.phase, ask=ask.key, error=str(error))
             self._failed[ask.key] = error

@@ -102,6 +102,11 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def owner_of(path: Path) -> str:
+    """The owner in a machine directory's mark; "" = none, or one that cannot be read."""
+    return Home(path, "")._marked() or ""
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """A directory that belongs to `owner`, once claimed."""

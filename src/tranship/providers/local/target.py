@@ -28,7 +28,7 @@ from tranship.providers.base import Identity
 from tranship.providers.local import acceleration, firmware, qemu
 from tranship.providers.local.acceleration import Accelerator
 from tranship.providers.local.domain import domain_xml
-from tranship.providers.local.home import Home, file_errors, locked, make_directory, write_whole
+from tranship.providers.local.home import Home, file_errors, locked, make_directory, owner_of, write_whole
 from tranship.providers.local.manifest import manifest_yaml
 from tranship.providers.local.pools import DISK_SUFFIX, PREFIX, Pool, check_space, datastores, find_pool, find_pools
 from tranship.transfer.address import DiskAddress
@@ -81,7 +81,8 @@ class LocalTarget:
         for path in sorted(self._directory.glob("*/*/")):
             if not path.parent.name.startswith((PREFIX, ".")):
                 name = f"{path.parent.name}/{path.name}"
-                vms[name] = VM(id=name, name=path.name, path=name, power=qemu.power(path))
+                traits = {"owner": owner_of(path)}
+                vms[name] = VM(id=name, name=path.name, path=name, power=qemu.power(path), traits=traits)
         return Estate(vms=vms, networks=networks, datastores=datastores(self._pools()))
 
     def observe(self, order: MachineOrder) -> TargetSeen:
