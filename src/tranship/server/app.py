@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from tranship.errors import TranshipError
 from tranship.resources.meta import ALL_KINDS, HOOK, Kind
-from tranship.server import discovery
+from tranship.server import discovery, openapi
 from tranship.server.answers import answer_error
 from tranship.server.auth import BearerAuth
 from tranship.server.inventory import Inventory, InventoryApi
@@ -45,7 +45,7 @@ def make_app(
         return PlainTextResponse("ok")
 
     routes = [Route("/healthz", healthz), Route("/livez", healthz), Route("/readyz", readyz)]
-    routes += discovery.routes(kinds, version)
+    routes += discovery.routes(kinds, version) + openapi.routes(kinds, version)
     for kind in kinds:
         routes += Objects(kind, store, validate, stopping).routes()
     routes += InventoryApi(store, inventory).routes()

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from tranship.errors import Conflict
-from tranship.resources.meta import Kind
+from tranship.errors import Conflict, Invalid
+from tranship.resources.meta import SECRET, Kind
 from tranship.server import selectors, tables, watching
 from tranship.server.answers import Json, bad_request, success
 from tranship.store.base import Object, Store
@@ -28,6 +28,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 LARGEST_BODY = 3 << 20  # bytes, as Kubernetes
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
+_SECRET_FIELDS = {"apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable"}
 _ATTEMPTS = 5  # of a patch without a lock, when others write in between
 
 
@@ -98,11 +99,11 @@ class Objects:
         return self._answer(request, await self._store.get(self._kind, *_path(request)))
 
     async def _create(self, request: Request) -> Response:
-        obj = self._admit(self._identified(request, await _body(request, "application/json")))
+        obj = self._admit(request, self._identified(request, await _body(request, "application/json")))
         return self._answer(request, await self._store.create(self._kind, obj), 201)
 
     async def _replace(self, request: Request) -> Response:
-        obj = self._admit(self._identified(request, await _body(request, "application/json")))
+        obj = self._admit(request, self._identified(request, await _body(request, "application/json")))
         return self._answer(request, await self._store.replace(self._kind, obj))
 
     async def _replace_status(self, request: Request) -> Response:
@@ -118,7 +119,7 @@ class Objects:
         while True:
             attempts -= 1
             current = await self._store.get(self._kind, *_path(request))
-            desired = self._admit(self._identified(request, merge(current, patch)))
+            desired = self._admit(request, self._identified(request, merge(current, patch)))
             try:
                 return self._answer(request, await self._store.replace(self._kind, desired))
             except Conflict:
@@ -150,7 +151,11 @@ class Objects:
         details = {"name": meta["name"], "kind": self._kind.plural, "uid": meta["uid"]}
         return Json(success(details | ({"group": self._kind.group} if self._kind.group else {})))
 
-    def _admit(self, obj: Object) -> Object:
+    def _admit(self, request: Request, obj: Object) -> Object:
+        """Our kinds keep fields that are not known, as their schemas say; a Secret has none beyond Kubernetes' own."""
+        if self._kind == SECRET and request.query_params.get("fieldValidation") == "Strict":
+            for field in obj.keys() - _SECRET_FIELDS:
+                raise Invalid("is not known", field=field, remedy=f"Known are {', '.join(sorted(_SECRET_FIELDS))}.")
         return obj if self._validate is None else dict(self._validate(obj))
 
     def _identified(self, request: Request, obj: Object) -> Object:
