@@ -79,7 +79,8 @@ def _server(home: Path) -> Iterator[_Tranship]:
             if process.poll() is not None or time.monotonic() > until:
                 raise click.ClickException(f"the server did not start: {(home / 'server.log').read_text()[-2000:]}")
             time.sleep(0.05)
-        client = Client((home / "server").read_text().strip(), (home / "token").read_text().strip())
+        url, token = ((home / name).read_text().strip() for name in ("server", "token"))
+        client = Client(url, token, str(home / "ca.crt"))
         with client:
             yield _Tranship(environment, client)
     finally:
