@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tranship.errors import NotFound, Refused, Side, TimedOut, Unsupported
+from tranship.errors import Busy, NotFound, Refused, Side, TimedOut, Unsupported
 from tranship.providers.vsphere.client import Client
 from tranship.providers.vsphere.disks import LiveDisk
 from tranship.providers.vsphere.faults import explain
 from tranship.providers.vsphere.sdk import vim
 
 _READY_WITHIN = 120.0  # seconds; the host opens all disks before it is ready
+_ENDED = ("ManagedObjectNotFound", "InvalidState", "Timedout")
 _PLACE = re.compile(r"/[^/]*?(NVME|IDE|AHCI|SATA|SCSI|Lsi[A-Za-z]*|Bus)[A-Za-z]*?(\d+):(\d+)$")
 _BUSES = {"NVME": "nvme", "IDE": "ide", "AHCI": "sata", "SATA": "sata"}
 
@@ -94,18 +95,19 @@ def _is(key: str, disk: LiveDisk) -> bool:
 
 
 def keep_lease(client: Client, lease: str) -> None:
-    """A sign of life. A lease that is gone is none of our trouble here: its readers notice."""
+    """A sign of life. A lease that is gone or ended is none of our trouble here: its readers notice."""
     try:
         client.call("keep an export", lambda: client.object(vim.HttpNfcLease, lease).Progress(50))
-    except (NotFound, Refused):
-        return
+    except (NotFound, Refused, Busy) as error:
+        if error.fault not in _ENDED:
+            raise
 
 
 def close_lease(client: Client, lease: str) -> None:
     handle = client.object(vim.HttpNfcLease, lease)
     try:
         client.call("end an export", handle.Complete)
-    except NotFound:
-        return
-    except Refused:
+    except (NotFound, Refused, Busy) as error:
+        if error.fault not in _ENDED:
+            raise
         client.quietly(handle.Abort)
