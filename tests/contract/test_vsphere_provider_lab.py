@@ -452,6 +452,28 @@ def test_the_movers_session_is_not_ours(center: VCenter, source: VsphereSource) 
     assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
 
 
+def test_a_cookie_is_never_stale(center: VCenter, source: VsphereSource) -> None:
+    _, vm = add(center, *CONTENTS)
+    source.open_disks(vm, {"2000": "datastore"}, "")
+    sessions = source._calls.content.sessionManager
+    source._calls.call("end a session", lambda: sessions.TerminateSession([source._data._session]))
+    opened = source.open_disks(vm, {"2000": "datastore"}, "")
+    assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
+
+
+def test_identify_asks_again(center: VCenter, source: VsphereSource) -> None:
+    assert source.identify().version == "8.0.3"
+    center.faults.add("RetrievePropertiesEx", drop="before", count=2)
+    with pytest.raises(Unreachable):
+        source.identify()
+    center.faults.clear()
+    center.faults.add("RetrievePropertiesEx", expire=True)
+    center.faults.add("Login", fault="InvalidLogin")
+    with pytest.raises(AuthFailed):
+        source.identify()
+    assert source.identify().missing_privileges == ()
+
+
 def test_what_cannot_be_opened(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, running=True)
     with pytest.raises(Refused):

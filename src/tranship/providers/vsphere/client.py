@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
-from tranship.errors import AuthFailed, NotFound, Refused, Side, TimedOut, TranshipError, Unreachable, Untrusted
+from tranship.errors import NotFound, Refused, Side, TimedOut, TranshipError, Unreachable, Untrusted
 from tranship.providers.vsphere import wire
 from tranship.providers.vsphere.faults import explain
 from tranship.providers.vsphere.sdk import (
@@ -98,9 +98,13 @@ class Client:
         self.connect()
         return describe(self._certificate).sha1
 
+    def touch(self) -> None:
+        """A sign of life that needs a living session; renews one that has ended."""
+        self.properties(self.content.rootFolder._moId, vim.Folder, ["name"])
+
     @property
     def cookie(self) -> str:
-        """The session cookie, `vmware_soap_session=...`: for readers of the same session."""
+        """The session cookie, `vmware_soap_session=...`: for readers of the same session. Touch it first."""
         self.connect()
         return str(self._stub.cookie).partition(";")[0]
 
@@ -312,7 +316,7 @@ class Client:
 
         try:
             return self.read("check privileges", ask)
-        except (Refused, AuthFailed):
+        except Refused:
             return ()
 
 

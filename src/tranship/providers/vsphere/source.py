@@ -50,6 +50,7 @@ class VsphereSource:
         self._data = self._calls.sibling()
 
     def identify(self) -> Identity:
+        self._calls.touch()
         about = self._calls.content.about
         return Identity(
             product=about.name,
@@ -112,6 +113,8 @@ class VsphereSource:
         addresses: dict[str, DiskAddress] = {}
         streamed = [disks[key] for key, way in ways.items() if way == "nfc"]
         handle = f"{_SESSION}{vm.id}" if "datastore" in ways.values() else ""
+        if {"datastore", "nfc"} & set(ways.values()):
+            self._data.touch()  # its cookie goes into the addresses, and it may have rested for hours
         for key, way in ways.items():
             match way:
                 case "vddk":
@@ -132,8 +135,7 @@ class VsphereSource:
         if handle.startswith(_LEASE):
             leases.keep_lease(self._data, handle.removeprefix(_LEASE))
         elif handle.startswith(_SESSION):
-            server = self._data.object(vim.ServiceInstance, "ServiceInstance")
-            self._data.read("keep a session", server.CurrentTime)
+            self._data.touch()
 
     def close_disks(self, handle: str) -> None:
         if handle.startswith(_LEASE):

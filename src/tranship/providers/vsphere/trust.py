@@ -17,6 +17,8 @@ from cryptography.x509.oid import ExtensionOID
 
 from tranship.errors import Invalid, Side, Unreachable, Untrusted
 
+_URL = "Write the address as https://HOST/sdk, with :PORT after the host if it is not 443."
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -42,9 +44,9 @@ def endpoint(url: str) -> tuple[str, int]:
         parts = urlsplit(url)
         port = parts.port or 443
     except ValueError as error:
-        raise Invalid(str(error), field="spec.url") from error
+        raise Invalid(str(error), field="spec.url", remedy=_URL) from error
     if parts.scheme != "https" or not parts.hostname:
-        raise Invalid(f"{url!r} is not of the form https://HOST/sdk", field="spec.url")
+        raise Invalid(f"{url!r} is not of the form https://HOST/sdk", field="spec.url", remedy=_URL)
     return parts.hostname, port
 
 
@@ -108,7 +110,10 @@ class Trust:
     def of(cls, secret: Mapping[str, str]) -> "Trust":
         thumbprint = "".join(secret.get("thumbprint", "").replace(":", "").split()).lower()
         if thumbprint and (len(thumbprint) not in (40, 64) or set(thumbprint) - set("0123456789abcdef")):
-            raise Invalid("is neither a SHA-1 nor a SHA-256 fingerprint in hex", field="secret.thumbprint")
+            remedy = "Write the 40 or 64 hex digits of the certificate's fingerprint, with or without colons."
+            raise Invalid(
+                "is neither a SHA-1 nor a SHA-256 fingerprint in hex", field="secret.thumbprint", remedy=remedy
+            )
         ca = secret.get("ca.crt") or secret.get("cacert") or ""
         asked = secret.get("insecureSkipVerify", "").strip().lower() == "true"
         return cls(ca=ca, thumbprint=thumbprint, insecure=asked and not thumbprint)
@@ -127,7 +132,8 @@ class Trust:
             try:
                 context.load_verify_locations(cadata=self.ca)
             except ssl.SSLError as error:
-                raise Invalid("holds no certificate in PEM form", field="secret.ca.crt") from error
+                remedy = "Put the CA's certificate there, from -----BEGIN CERTIFICATE----- on."
+                raise Invalid("holds no certificate in PEM form", field="secret.ca.crt", remedy=remedy) from error
         else:
             context.load_default_certs()
         return context
