@@ -3,8 +3,10 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from os import kill
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import structlog
 from tranship.app import App, running
 from tranship.lab.vsphere import VCenter
 from tranship.lab.vsphere.machine import LabVM
-from tranship.resources.meta import KINDS, MIGRATION, PLAN
+from tranship.resources.conditions import Condition
+from tranship.resources.meta import KINDS, MIGRATION, PLAN, parse
 from tranship.resources.migration import Migration
 from tranship.resources.plan import Plan
 from tranship.store.base import Object
@@ -103,15 +106,32 @@ class Site:
     async def ended(self, app: App, deadline: float = 120.0) -> Migration:
         return await self.until(app, MIGRATION, "run", lambda run: run.status.completed is not None, deadline)
 
-    async def until(self, app: App, kind: Any, name: str, holds: Callable[[Any], bool], deadline: float) -> Any:
+    async def precopied(self, app: App, rounds: int, deadline: float = 60.0) -> Migration:
+        """As soon as that many precopies of each VM have ended."""
+        return await self.until(
+            app,
+            MIGRATION,
+            "run",
+            lambda run: (
+                run.status.vms
+                and all(vm.warm and len([p for p in vm.warm.precopies if p.end]) >= rounds for vm in run.status.vms)
+            ),
+            deadline,
+        )
+
+    async def cut_over(self, app: App) -> None:
+        """Now, as `tranship cutover --now` asks for it."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await app.store.patch(MIGRATION, "default", "run", {"spec": {"cutover": now}})
+
+    async def until(self, app: App, kind: Any, name: str, holds: Callable[[Any], Any], deadline: float) -> Any:
         """The object, as soon as it fits. What it looks like when it does not in time is in the failure."""
-        model = Plan if kind is PLAN else Migration
         last: Any = None
         try:
             async with asyncio.timeout(deadline):
                 async for event in app.store.watch(kind):
                     if event.object["metadata"].get("name") == name:
-                        last = model.read(event.object)
+                        last = parse(event.object)
                         if holds(last):
                             return last
         except TimeoutError:
@@ -120,11 +140,34 @@ class Site:
             raise AssertionError(f"{kind} {name} after {deadline} s: {tales} {conditions}") from None
         raise AssertionError("the watch ended")
 
+    async def says(self, app: App, kind: Any, name: str, type: str, *words: str, deadline: float = 20.0) -> Condition:
+        """The condition of that type, as soon as the object has it and its message or items hold all the words."""
+
+        def fitting(one: Any) -> list[Condition]:
+            conditions = [c for c in one.status.conditions if c.type == type]
+            return [c for c in conditions if all(word in c.message or word in c.items for word in words)]
+
+        return fitting(await self.until(app, kind, name, fitting, deadline))[0]
+
     def target(self, vm: LabVM, disk: int = 0) -> bytes:
         return self.target_path(vm, disk).read_bytes()
 
+    @staticmethod
+    async def eventually(what: str, look: Callable[[], Any], deadline: float = 60.0) -> Any:
+        """What `look` finds, as soon as it finds anything: for files and processes that nobody announces."""
+        until = time.monotonic() + deadline
+        while not (found := look()):
+            if time.monotonic() > until:
+                raise AssertionError(f"no {what} within {deadline} s")
+            await asyncio.sleep(0.005)
+        return found
+
+    def home(self, vm: LabVM) -> Path:
+        """The moved machine's directory."""
+        return self.vms / "moved" / vm.name
+
     def target_path(self, vm: LabVM, disk: int = 0) -> Path:
-        return self.vms / "moved" / vm.name / f"{vm.name}-disk-{disk}.raw"
+        return self.home(vm) / f"{vm.name}-disk-{disk}.raw"
 
     def add_vm(self, name: str, *sizes: int, seed: int = 1, **options: Any) -> LabVM:
         """Disks with random data in half of their MiBs, a VM without a real guest."""
