@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from tranship.controllers.manager import Key, key_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route
-from tranship.errors import Busy, NotFound, NotUnique, TranshipError
+from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, check
 from tranship.providers.base import DiskWay, Probe
@@ -84,6 +84,12 @@ class PlanController:
             leads = await route(self._store, self._providers, plan)
         except Busy as error:
             conditions.set("ProviderNotReady", Category.ERROR, now, reason="Staging", message=str(error))
+            return
+        except NotReady as error:
+            text, remedy = str(error), error.suggestion
+            conditions.set(
+                "ProviderNotReady", Category.CRITICAL, now, reason=error.reason, message=text, suggestion=remedy
+            )
             return
         except TranshipError as error:
             text, remedy = str(error), error.suggestion

@@ -72,7 +72,7 @@ class ProviderController:
         return {PROVIDER: lambda obj: [key_of(obj)], SECRET: self._users}
 
     def _users(self, secret: Object) -> list[Key]:
-        return [key for key in self._connections if key.namespace == secret["metadata"].get("namespace", "")]
+        return [key for key in self._uids.values() if key.namespace == secret["metadata"].get("namespace", "")]
 
     def get(self, ref: ObjectReference, namespace: str) -> Connection:
         """The connection that a reference of an object in `namespace` means. Raises NotFound, or what is wrong with it."""
@@ -96,6 +96,7 @@ class ProviderController:
         try:
             provider = Provider.read(await self._store.get(PROVIDER, *key))
         except NotFound:
+            self._uids = {uid: one for uid, one in self._uids.items() if one != key}
             gone = self._connections.pop(key, None)
             if gone:
                 await asyncio.to_thread(gone.close)

@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass
 
+from tranship.controllers.manager import Key
 from tranship.controllers.providers import Connection, ProviderController
-from tranship.errors import Busy, Invalid, NotFound
+from tranship.errors import Busy, Invalid, NotFound, NotReady, TranshipError
 from tranship.inventory.estate import Estate, find
 from tranship.inventory.vm import VM
 from tranship.providers.base import Source, Target
-from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP, Kind, ObjectReference
+from tranship.resources.meta import NETWORK_MAP, PROVIDER, STORAGE_MAP, Kind, ObjectReference
 from tranship.resources.networkmap import NetworkMap
 from tranship.resources.plan import Plan
 from tranship.resources.storagemap import StorageMap
@@ -33,10 +34,11 @@ class Route:
 
 
 async def route(store: Store, providers: ProviderController, plan: Plan) -> Route:
-    """Raises NotFound or Invalid with the field that leads nowhere, or what is wrong with a provider."""
+    """Raises Invalid with the field that leads nowhere, NotReady with what is wrong with a provider, and Busy
+    while one is being opened."""
     spec, namespace = plan.spec, plan.namespace
-    source = _side(providers, spec.provider.source, namespace, "spec.provider.source")
-    target = _side(providers, spec.provider.destination, namespace, "spec.provider.destination")
+    source = await _side(store, providers, spec.provider.source, namespace, "spec.provider.source")
+    target = await _side(store, providers, spec.provider.destination, namespace, "spec.provider.destination")
     if source.source is None:
         raise Invalid(
             "this provider is no source of VMs", field="spec.provider.source", remedy="Name a vsphere provider."
@@ -45,7 +47,7 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
         remedy = "Name a provider of type local."
         raise Invalid("this provider is no target", field="spec.provider.destination", remedy=remedy)
     if source.estate is None:
-        raise Busy("its inventory is being loaded", what="the source provider", fault="Staging")
+        raise Busy("its inventory is being loaded", what=f"provider {spec.provider.source.name!r}", fault="Staging")
     return Route(
         source=source.source,
         target=target.target,
@@ -56,11 +58,17 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
     )
 
 
-def _side(providers: ProviderController, ref: ObjectReference, namespace: str, field: str) -> Connection:
+async def _side(
+    store: Store, providers: ProviderController, ref: ObjectReference, namespace: str, field: str
+) -> Connection:
+    key = Key(ref.namespace or namespace, ref.name)
     try:
         return providers.get(ref, namespace)
-    except NotFound as error:
-        raise Invalid(str(error), field=field, remedy=error.suggestion) from error
+    except NotFound:
+        await _object(store, PROVIDER, ref, namespace, field)
+        raise Busy("it is being opened", what=f"provider {'/'.join(key)!r}", fault="Staging") from None
+    except TranshipError as error:
+        raise NotReady(str(error), what="provider", name="/".join(key), remedy=error.suggestion) from error
 
 
 async def _object(store: Store, kind: Kind, ref: ObjectReference, namespace: str, field: str) -> Object:
