@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx2
 
-from tranship.cli.context import LOOPBACK
+from tranship.cli.address import is_loopback
 from tranship.cli.kinds import Kind
 from tranship.errors import (
     AlreadyExists,
@@ -54,7 +53,7 @@ class Client:
                 timeout=httpx2.Timeout(ANSWER, connect=CONNECT),
                 verify=_trust(ca) if secure else False,
                 # A proxy has no business between this command and a server on the same host.
-                trust_env=urlsplit(url).hostname not in LOOPBACK,
+                trust_env=not is_loopback(url),
             )
         except (httpx2.InvalidURL, UnicodeEncodeError) as error:
             raise Invalid("server address or token cannot be used", field="server") from error

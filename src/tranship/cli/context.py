@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from tranship.cli.address import is_loopback
 from tranship.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from tranship.cli.client import Client
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def data_directory() -> Path:
@@ -48,7 +47,7 @@ class Context:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid(f"{url!r} is no address", field="server", remedy="Write it as https://HOST:PORT.")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        if parts.scheme == "http" and not is_loopback(url):
             remedy = "Use https, or a tunnel to the server's loopback address."
             raise Invalid(f"{url} would carry the token unencrypted", field="server", remedy=remedy)
         return url.rstrip("/")
@@ -56,7 +55,7 @@ class Context:
     def _token(self, url: str) -> str:
         """This host's own token goes to no other host."""
         told = self.token_file or os.environ.get("TRANSHIP_TOKEN_FILE")
-        if told is None and self._told_server and urlsplit(url).hostname not in LOOPBACK:
+        if told is None and self._told_server and not is_loopback(url):
             remedy = "Say --token-file or set TRANSHIP_TOKEN_FILE."
             raise Invalid(f"is needed for {url}", field="token file", remedy=remedy)
         return _read(Path(told) if told else data_directory() / "token", "token")
