@@ -87,7 +87,7 @@ async def _every(site, way: str, part: int, parts: int) -> None:  # type: ignore
     vm = make(site, f"{way}-whole-{part}")
     run, passed = await move(site, vm, way, None)
     assert_moved(site, vm, run)
-    fatal = [(where, count) for where, most in sorted(passed.items()) for count in range(1, min(most, 2) + 1)]
+    fatal = [(where, 1) for where in sorted(passed)]  # a second time is only one more look at a running copy
     assert len(fatal) > 20
     for number, one in list(enumerate(fatal))[part::parts]:
         site.stop_machines()

@@ -6,11 +6,13 @@ before. A lease whose holder is silent for leaseTimeout seconds dies, and runnin
 """
 
 import hashlib
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -27,6 +29,9 @@ from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import Fault, vim
 
 PIECE = 1 << 18
+SECTOR = 512
+GD_OFFSET, AT_END = slice(56, 64), b"\xff" * 8  # of a VMDK's header
+END, FOOTER = 0, 3  # kinds of markers
 
 
 @dataclass
@@ -63,9 +68,28 @@ class Export:
                 raw.unlink()
             if done.returncode:
                 raise ToolFailed(argv=argv, code=done.returncode, output=done.stderr[-500:])
+            _end_as_esxi(self.path)
             with self.path.open("rb") as file:
                 self.sha1 = hashlib.file_digest(file, "sha1").hexdigest()
             self.size = self.path.stat().st_size
+
+
+def _end_as_esxi(path: Path) -> None:
+    """What qemu-img leaves out and ESXi sends: the grain directory's place stands in a footer, and a marker ends the
+    stream, so that a receiver can tell a whole disk from one that broke off."""
+    with path.open("r+b") as file:
+        header = bytearray(file.read(SECTOR))
+        footer = bytes(header)
+        if header[GD_OFFSET] != AT_END:
+            header[GD_OFFSET] = AT_END
+            file.seek(0)
+            file.write(header)
+            file.seek(0, SEEK_END)
+            file.write(bytes(-file.tell() % SECTOR) + _marker(1, FOOTER) + footer + _marker(0, END))
+
+
+def _marker(sectors: int, kind: int) -> bytes:
+    return struct.pack("<QII", sectors, 0, kind).ljust(SECTOR, b"\0")
 
 
 def _raw(volume: Volume, point: str | None, draft: Path) -> Path:
