@@ -59,9 +59,7 @@ class Disk:
         areas = None if changed is None else (lambda: changed)
         reader = reader or MemoryReader("source")
         limits = Limits(commit_seconds=0.01, wait=2.0, connections=1 if isinstance(reader, Failing) else 0)
-        return Engine(
-            reader, writer, journal, leaves, disk="d", size=SIZE, changed=areas, fresh=fresh, limits=limits
-        )
+        return Engine(reader, writer, journal, leaves, disk="d", size=SIZE, changed=areas, fresh=fresh, limits=limits)
 
     def copy(self, changed: list[Extent] | None = None, *, fresh: bool = False) -> Engine:
         engine = self.engine(changed, fresh=fresh)

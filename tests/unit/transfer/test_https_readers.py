@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from tranship.errors import AuthFailed, CopyFailed, Invalid, NotFound, TranshipError, Unreachable, Unsupported, Untrusted
+from tranship.errors import (
+    AuthFailed,
+    CopyFailed,
+    Invalid,
+    NotFound,
+    TranshipError,
+    Unreachable,
+    Unsupported,
+    Untrusted,
+)
 from tranship.transfer import engine
 from tranship.transfer.address import DiskAddress
 from tranship.transfer.digest import Leaves, verify
@@ -119,9 +128,7 @@ def test_a_server_that_always_drops_is_an_error(
 
 
 @pytest.mark.parametrize("algorithm", [hashes.SHA1(), hashes.SHA256()])
-def test_a_pin_is_enough(
-    https: Https, authority: Authority, flat: type[Flat], algorithm: hashes.HashAlgorithm
-) -> None:
+def test_a_pin_is_enough(https: Https, authority: Authority, flat: type[Flat], algorithm: hashes.HashAlgorithm) -> None:
     assert open_reader(folder(https(flat), {"fingerprint": authority.fingerprint(algorithm)}), 0).size == SIZE
 
 
@@ -288,9 +295,7 @@ def test_a_short_stream_is_a_failure(
         copy(nfc(https(lease), authority), tmp_path, len(disk))
 
 
-def test_a_damaged_grain_is_a_failure(
-    tmp_path: Path, https: Https, authority: Authority, lease: type[Lease]
-) -> None:
+def test_a_damaged_grain_is_a_failure(tmp_path: Path, https: Https, authority: Authority, lease: type[Lease]) -> None:
     lease.flip = 128 * 512 + 40_000
     with pytest.raises(CopyFailed, match="corrupt"):
         copy(nfc(https(lease), authority), tmp_path, 5 * LEAF + 1024)

@@ -10,9 +10,21 @@ import sys
 import threading
 from pathlib import Path
 
-from tranship.errors import AuthFailed, CopyFailed, NotFound, Refused, Side, ToolMissing, TranshipError
+from tranship.errors import (
+    AuthFailed,
+    CopyFailed,
+    Denied,
+    NotFound,
+    Refused,
+    Side,
+    ToolMissing,
+    TranshipError,
+    Unreachable,
+)
 
-OK, FILE_NOT_FOUND, INVALID_ARGUMENT, NOT_SUPPORTED, ASYNC = 0, 4, 3, 6, 25000
+OK, INVALID_ARGUMENT, FILE_NOT_FOUND, NOT_SUPPORTED, ASYNC = 0, 3, 4, 6, 25000
+NO_PERMISSION, VM_NOT_FOUND, SNAPSHOT_NOT_FOUND, NO_CONNECTION = 3014, 4000, 13003, 18000
+MISSING = {FILE_NOT_FOUND: "disk", VM_NOT_FOUND: "VM of disk", SNAPSHOT_NOT_FOUND: "snapshot of disk"}
 READ_ONLY = 4
 SECTOR = 512
 LEAST_CHUNK = 128  # sectors that one answer of QueryAllocatedBlocks stands for, at least
@@ -188,13 +200,16 @@ class Library:
             raise self.error(name, code, disk, user)
 
     def error(self, name: str, code: int, disk: str, user: str = "") -> TranshipError:
-        text, what = self.text(code), f"VixDiskLib_{name}"
-        lower = text.lower()
-        if user and ("login" in lower or "password" in lower or "credential" in lower):
+        text, what, number = self.text(code), f"VixDiskLib_{name}", code & 0xFFFF
+        if number == NO_PERMISSION and name == "ConnectEx":
             return AuthFailed(f"{what}: {text}", side=Side.SOURCE, address=disk, user=user)
-        if code & 0xFFFF == FILE_NOT_FOUND:
-            return NotFound(f" ({what}: {text})", side=Side.SOURCE, what="disk", name=disk)
-        if code & 0xFFFF in (INVALID_ARGUMENT, NOT_SUPPORTED):
+        if number == NO_PERMISSION:
+            return Denied(text, side=Side.SOURCE, what=f"{what} of {disk}")
+        if number in MISSING:
+            return NotFound(f" ({what}: {text})", side=Side.SOURCE, what=MISSING[number], name=disk)
+        if number == NO_CONNECTION:
+            return Unreachable(f"{what}: {text}", side=Side.SOURCE, address=f"the host of {disk}")
+        if number in (INVALID_ARGUMENT, NOT_SUPPORTED):
             return Refused(text, side=Side.SOURCE, what=what, fault=f"VIX {code}")
         return CopyFailed(f"{what}: {text} (VIX {code})", side=Side.SOURCE, disk=disk)
 
