@@ -1,5 +1,7 @@
 # Each target makes its own set-up (scripts/setup) and works on a fresh machine.
 BIN := .venv/bin
+# What tests fetch and build once; never inside the checkout.
+export TRANSHIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tranship
 
 .PHONY: help setup demo check unit test bench format lock clean
 
