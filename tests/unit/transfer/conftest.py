@@ -33,7 +33,8 @@ def nbdkit(tmp_path: Path) -> Iterator[Serve]:
     def serve(*arguments: str) -> str:
         number = len(servers)
         socket, pid = tmp_path / f"nbd{number}", tmp_path / f"nbd{number}.pid"
-        servers.append(subprocess.Popen(["nbdkit", "-f", "-U", str(socket), "-P", str(pid), *arguments]))
+        place = [] if "-p" in arguments else ["-U", str(socket)]
+        servers.append(subprocess.Popen(["nbdkit", "-f", *place, "-P", str(pid), *arguments]))
         wait_for(pid.exists)
         return f"nbd+unix:///?socket={socket}"
 
@@ -49,10 +50,10 @@ def qemu_nbd(tmp_path: Path) -> Iterator[Serve]:
     servers: list[subprocess.Popen[bytes]] = []
 
     def serve(image: Path, *options: str) -> str:
-        socket = tmp_path / f"qemu{len(servers)}"
-        argv = ["qemu-nbd", "-r", "-t", "-e", "8", "-x", "disk", "-k", str(socket), *options, str(image)]
-        servers.append(subprocess.Popen(argv))
-        wait_for(socket.exists)
+        socket, pid = tmp_path / f"qemu{len(servers)}", tmp_path / f"qemu{len(servers)}.pid"
+        argv = ["qemu-nbd", "-r", "-t", "-e", "8", "-x", "disk", "-k", str(socket), "--pid-file", str(pid)]
+        servers.append(subprocess.Popen([*argv, *options, str(image)]))
+        wait_for(pid.exists)
         return f"nbd+unix:///disk?socket={socket}"
 
     yield serve

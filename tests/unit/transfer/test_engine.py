@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tranship.errors import CopyFailed, Side, TranshipError, VerifyFailed
-from tranship.transfer.address import DiskAddress, Extent
+from tranship.transfer.address import Extent
 from tranship.transfer.digest import Leaves, verify
 from tranship.transfer.engine import Engine, Limits, Stopped, pace
 from tranship.transfer.journal import Identity, Journal

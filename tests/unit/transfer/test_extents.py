@@ -1,6 +1,7 @@
 """The arithmetic of extents, against sets of bytes."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def points(extents: list[Extent]) -> dict[int, bool]:
 def test_merge_keeps_bytes_and_leaves_no_neighbours(extents: list[Extent]) -> None:
     merged = list(merge(extents))
     assert points(merged) == points(extents)
-    assert all(a.end < b.start or a.zero is not b.zero for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.end < b.start or a.zero is not b.zero for a, b in pairwise(merged))
 
 
 @given(runs(), runs())

@@ -163,6 +163,15 @@ def test_stop_is_quick_and_keeps_what_is_finished(tmp_path: Path, slow: Job) -> 
     assert (tmp_path / "target").read_bytes() == content()
 
 
+def kill(folder: Path, job: Job, goal: int) -> None:
+    """Start, and kill when so many bytes are done."""
+    channel.start(folder, job)
+    pid = int((folder / "lock").read_text())
+    wait_for(lambda: channel.look(folder).done >= goal or channel.look(folder).state is not State.RUNNING)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: channel.look(folder).state is not State.RUNNING)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_anywhere_it_goes_on(tmp_path: Path, slow: Job, seed: int) -> None:
     """Full copy, then a delta; each killed at two points that the seed chooses."""
@@ -181,11 +190,7 @@ def test_killed_anywhere_it_goes_on(tmp_path: Path, slow: Job, seed: int) -> Non
         goal = 0
         for _ in range(2):
             goal += chance.randrange(MIB, 12 * MIB)
-            channel.start(folder, job)
-            pid = int((folder / "lock").read_text())
-            wait_for(lambda: channel.look(folder).done >= goal or channel.look(folder).state is not State.RUNNING)
-            os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: channel.look(folder).state is not State.RUNNING)
+            kill(folder, job, goal)
         report = finish(folder, job)
         assert (report.state, report.digest, report.verified) == (State.DONE, root(bytes(source)), True)
         assert (tmp_path / "target").read_bytes() == source

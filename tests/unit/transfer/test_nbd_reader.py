@@ -1,5 +1,6 @@
 """Our NBD client against nbdkit and qemu-nbd."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -56,11 +57,20 @@ def test_nbdkit(image: Path, nbdkit: Serve, arguments: tuple[str, ...]) -> None:
     reader.close()
 
 
-def test_tcp_and_holes_in_answers(image: Path, qemu_nbd: Serve, tmp_path: Path) -> None:
-    """qemu-nbd answers holes as hole chunks."""
+def test_qemu_nbd_answers_holes_as_holes(image: Path, qemu_nbd: Serve) -> None:
     reader = open_reader(DiskAddress(qemu_nbd(image, "-f", "raw")), 0)
     assert read(reader, reader.size) == image.read_bytes()
     assert any(extent.zero for extent in reader.extents(0, reader.size))
+    reader.close()
+
+
+def test_tcp(image: Path, nbdkit: Serve) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nbdkit("-i", "127.0.0.1", "-p", str(port), "file", str(image))
+    reader = open_reader(DiskAddress(f"nbd://127.0.0.1:{port}/"), 0)
+    assert read(reader, reader.size) == image.read_bytes()
     reader.close()
 
 

@@ -1,5 +1,7 @@
 """What is done with every leaf. Disks of a few leaves; the truth is a map of pages."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ def test_rules(source: str, dirty: str | None, fresh: bool, finished: set[int], 
         assert not any(index in done for index in range(leaf.index, leaf.index + leaf.count))
         assert any(op.action is not Action.KEEP for op in leaf.ops)
         ops += leaf.ops
-    assert all(a.end <= b.start for a, b in zip(ops, ops[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(ops))
 
     for at in range(PAGES):
         offset = at * PAGE

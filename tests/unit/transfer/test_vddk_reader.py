@@ -127,7 +127,7 @@ def test_refusals(source: Source, changes: dict[str, str], error: type[TranshipE
 
 def test_a_failed_read_names_its_place(source: Source) -> None:
     source.service.faults.reads[5] = Trouble.FAIL
-    with pytest.raises(CopyFailed, match="ReadAsync at .* file access error"):
+    with pytest.raises(CopyFailed, match=r"ReadAsync at .* file access error"):
         read(source.address())
 
 
@@ -137,7 +137,7 @@ def test_a_missing_library_says_what_was_looked_for(source: Source, tmp_path: Pa
         open_reader(DiskAddress(url, source.address().credentials), SIZE)
     (tmp_path / "bad" / "lib64").mkdir(parents=True)
     (tmp_path / "bad" / "lib64" / "libvixDiskLib.so.8").write_text("no library")
-    with pytest.raises(ToolMissing, match="invalid ELF header|file too short"):
+    with pytest.raises(ToolMissing, match=r"invalid ELF header|file too short"):
         open_reader(DiskAddress(url.replace("none", "bad"), source.address().credentials), SIZE)
 
 
