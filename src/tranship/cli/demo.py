@@ -155,9 +155,9 @@ HEADINGS = (
     ("deltas", "left"),
     ("downtime", "right"),
     ("predicted", "right"),
-    ("proved", "left"),
-    ("last record: source = target", "left"),
-    ("snapshots left", "right"),
+    ("read back", "left"),
+    ("last record", "left"),
+    ("snapshots", "right"),
 )
 
 
@@ -172,7 +172,7 @@ def _judge(room: Showroom, name: str, vm: dict[str, Any]) -> _Row:
     equal = source == last and bad == 0
     cutover = vm.get("cutover", {})
     sizes = [int(one.get("bytes", 0)) for one in rounds]
-    copied = sum(sizes) if rounds else sum(int(disk["capacity"]) for disk in disks)
+    copied = sum(sizes) if rounds else _copied_cold(vm)
     good = vm.get("outcome") == "succeeded" and proved and equal and not machine.snapshots
     return _Row(
         good,
@@ -183,11 +183,16 @@ def _judge(room: Showroom, name: str, vm: dict[str, Any]) -> _Row:
             " ".join(format_bytes(size) for size in sizes[1:]) or "-",
             _seconds(cutover.get("downtimeSeconds")),
             _seconds(cutover.get("predictedSeconds")),
-            "read back, equal" if proved else "NO",
+            "yes" if proved else "NO",
             f"{source} {'=' if source == last else '≠'} {last}" + (f", {bad} BAD" if bad else ""),
             str(len(machine.snapshots)),
         ],
     )
+
+
+def _copied_cold(vm: dict[str, Any]) -> int:
+    tasks = [task for step in vm.get("pipeline", []) for task in step.get("tasks", [])]
+    return sum(int(task.get("annotations", {}).get("bytesCopied", 0)) for task in tasks)
 
 
 def _target_check(log: Path) -> tuple[int, int, int] | None:
@@ -211,10 +216,10 @@ def _print_table(rows: list[_Row]) -> None:
 
     table = Table(title="What was moved, and what was lost")
     for heading, side in HEADINGS:
-        table.add_column(heading, justify="right" if side == "right" else "left")
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=heading != "deltas")
     for row in rows:
         table.add_row(*row.cells, style=None if row.good else "bold red")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
     verdict = "Nothing was lost." if all(row.good for row in rows) else "Something is off: see the red rows."
     click.secho(verdict, bold=True)
 

@@ -80,6 +80,14 @@ class PlanController:
         if plan.spec.archived:
             conditions.set("Archived", Category.ADVISORY, now, reason="UserRequested", message="the plan is archived")
         self._say_unacted(plan, conditions, now)
+        if not plan.spec.skip_guest_conversion:
+            text = "guests are moved as they are: tranship does not convert them yet, and gives them virtio devices"
+            remedy = (
+                "Where a guest has no virtio drivers set spec.skipGuestConversion: it gets SATA and E1000E devices."
+            )
+            conditions.set(
+                "GuestNotConverted", Category.WARN, now, reason="NotSupported", message=text, suggestion=remedy
+            )
         try:
             leads = await route(self._store, self._providers, plan)
         except Busy as error:

@@ -77,14 +77,14 @@ def forecast(history: Sequence[Precopy], policy: Policy) -> Forecast:
         overhead = median(one.overhead for one in known)
         calm = SHUTDOWN_AND_START + overhead
         return Forecast(
-            downtime_seconds=calm, p90_seconds=calm, converging=True, basis="nothing changed between precopies"
+            downtime_seconds=calm, p90_seconds=calm, converging=True, basis="precopies that found nothing changed"
         )
     churn, rate = median(one.churn for one in known), median(rates)
     expected = _downtime(churn, rate, median(one.overhead for one in known), gap)
     careful = _downtime(max(one.churn for one in known), min(rates), max(one.overhead for one in known), gap)
     target = policy.target_downtime
     converging = churn < 0.8 * rate and (target is None or expected <= target)
-    basis = f"the guest changes {format_rate(churn)}, copying runs at {format_rate(rate)} ({len(known)} deltas)"
+    basis = f"a churn of {format_rate(churn)} against {format_rate(rate)} of copying ({len(known)} deltas)"
     if not converging:
         why = "faster than it can be copied" if churn >= 0.8 * rate else f"too much for {format_duration(target or 0)}"
         basis += f"; precopy does not converge: {why}"
