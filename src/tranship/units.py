@@ -41,11 +41,6 @@ def format_bytes(count: float) -> str:
     return f"{'-' if count < 0 else ''}{number} {units[index]}"
 
 
-def parse_rate(text: str) -> int:
-    """ "200 MiB/s" or "200Mi": bytes per second."""
-    return parse_bytes(re.sub(r"\s*/\s*s(ec)?\s*$", "", text))
-
-
 def format_rate(bytes_per_second: float) -> str:
     return f"{format_bytes(bytes_per_second)}/s"
 

@@ -1,7 +1,7 @@
 """The command line `tranship`: the root command and the way errors leave it.
 
 A command's module is imported when the command is used, so that help and completion answer at once; therefore the
-table below repeats each command's one-line help. All commands but `serve`, `lab` and `demo` talk to a server's REST API
+table below repeats each command's one-line help. All commands but `serve`, `lab`, `demo` and `crds` talk to a server's REST API
 and to nothing else.
 """
 
@@ -34,6 +34,7 @@ COMMANDS = {
     "wait": Entry("tranship.cli.wait", "wait", "Wait until objects have a condition."),
     "archive": Entry("tranship.cli.archive", "archive", "Put a plan away."),
     "delete": Entry("tranship.cli.delete", "delete", "Delete objects."),
+    "crds": Entry("tranship.cli.crds", "crds", "Print the resource definitions."),
     "version": Entry("tranship.cli.version", "version", "Print the version."),
     "serve": Entry("tranship.cli.serve", "serve", "Run the controllers and the REST API on this host."),
     "lab": Entry("tranship.cli.lab", "lab", "Run a simulated vCenter with real guests."),

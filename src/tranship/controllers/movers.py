@@ -89,6 +89,7 @@ class Movers:
 
     def stop(self, disk: str, round_: int) -> None:
         channel.stop(self._job(disk, round_), STOP_DEADLINE)
+        channel.scrub(self._job(disk, round_))
 
     def handle(self, round_: int) -> str:
         path = self._handle(round_)

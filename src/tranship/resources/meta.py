@@ -113,12 +113,6 @@ class ObjectReference(Model):
         return bool(self.name or self.uid)
 
 
-class LocalObjectReference(Model):
-    """Points to an object in the same namespace."""
-
-    name: str = ""
-
-
 class Ref(Model):
     """Points into a provider's inventory: `id` wins over `name`, which may also be a path."""
 
