@@ -163,7 +163,7 @@ class NoSpace(TranshipError):
     """Facts: path, needed, free (bytes)."""
 
     template = "{path} has {free} bytes free, {needed} are needed{detail}"
-    remedy = "Free space there or map the disk to a larger storage, then start again: finished blocks are kept."
+    remedy = "Free space there or map the disk to a larger storage, then start again."
 
 
 class CopyFailed(TranshipError):

@@ -30,6 +30,10 @@ class Effects:
         self._verify = verify
         self._kept = 0.0
 
+    def use(self, source: Source, target: Target) -> None:
+        """From now on: a provider's connection is opened anew when its secret or settings change."""
+        self._source, self._target = source, target
+
     # --- look ---
 
     def source_seen(self) -> SourceSeen:

@@ -5,6 +5,7 @@ those who look at plans, as upstream has it. After a restart the walks go on fro
 """
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -199,6 +200,7 @@ class MigrationController:
             orders = _orders(run, vm, settings)
             walker = run.walkers.get(id)
             if walker is not None:
+                self._reconnect(run.plan, walker)
                 if walker.orders != orders:
                     walker.orders = orders
                     walker.wake.set()
@@ -209,6 +211,14 @@ class MigrationController:
             await self._complete(run)
             return None
         return 5.0
+
+    def _reconnect(self, plan: Plan, walker: Walker) -> None:
+        """The connections that are open now. One that is in trouble is left: its walker says so, and waits."""
+        with contextlib.suppress(TranshipError):
+            source = self._providers.get(plan.spec.provider.source, plan.namespace).source
+            target = self._providers.get(plan.spec.provider.destination, plan.namespace).target
+            if source is not None and target is not None:
+                walker.effects.use(source, target)
 
     def _busy(self) -> int:
         return sum(

@@ -155,9 +155,9 @@ def _decide(vm: VMStatus, row: Row, seen: Seen) -> Verdict:
         return verdict
     limit = row.deadline(seen.policy)
     if (seen.now - vm.entered).total_seconds() > limit:
-        return Fail(
-            TimedOut(f": {verdict.why}" if not isinstance(verdict, Fail) else "", what=row.phase, seconds=limit)
-        )
+        why = f": {verdict.why}" if not isinstance(verdict, Fail) else ""
+        remedy = "Look what holds it up on the platform that is concerned, then start the plan again."
+        return Fail(TimedOut(why, what=row.phase, seconds=limit, remedy=remedy))
     return verdict
 
 

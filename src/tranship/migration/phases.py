@@ -23,6 +23,8 @@ from tranship.migration.seen import CopySeen, CopyState, MachineState, Seen
 from tranship.resources.vm import CutoverStatus, Precopy, VMStatus
 from tranship.units import format_bytes, format_duration
 
+LEAVE_OFF = "Leave the source VM off until its migration has ended, then start the plan again."
+
 
 def precopies(vm: VMStatus) -> list[Precopy]:
     return vm.warm.precopies if vm.warm else []
@@ -98,7 +100,11 @@ def power_off_source(vm: VMStatus, seen: Seen) -> Verdict:
 
 def wait_for_power_off(vm: VMStatus, seen: Seen) -> Verdict:
     if seen.source.power is not Power.OFF:
-        return Fail(Refused("the VM was powered on again", what="cutover", fault="poweredOn", side=Side.SOURCE))
+        return Fail(
+            Refused(
+                "the VM was powered on again", what="cutover", fault="poweredOn", side=Side.SOURCE, remedy=LEAVE_OFF
+            )
+        )
     if seen.source.tasks:
         return Wait(f"the source still works on the VM: {', '.join(seen.source.tasks)}")
     return Advance("power-off confirmed")
@@ -148,7 +154,8 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
 
 def _copy_error(disk: str, one: CopySeen) -> CopyFailed:
     if one.state is CopyState.LOST:
-        return CopyFailed("the mover died; its journal remains", disk=disk)
+        remedy = "See the server's log and this host's memory, then start the plan again."
+        return CopyFailed("the mover died; its journal remains", disk=disk, remedy=remedy)
     return CopyFailed(f"{one.reason}: {one.message}", disk=disk, remedy=one.suggestion)
 
 
@@ -214,7 +221,13 @@ def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
         return Advance("the target VM runs")
     if seen.source.power is not Power.OFF:  # two machines with the same addresses must never be up
         return Fail(
-            Refused("the source VM is on again", what="starting the target", fault="poweredOn", side=Side.SOURCE)
+            Refused(
+                "the source VM is on again",
+                what="starting the target",
+                fault="poweredOn",
+                side=Side.SOURCE,
+                remedy=LEAVE_OFF,
+            )
         )
     return Do((StartMachine(),), "starting the target VM", again=30.0)
 

@@ -20,6 +20,8 @@ _NOT_NOW = {
 }
 _HOST_AWAY = {"HostCommunication", "HostNotConnected", "HostNotReachable", "HostConnectFault"}
 _CUT = 400
+_SEE = "Look at the recent tasks and events of the object in vCenter, remove the cause, then start again."
+_WAIT = "Wait until vCenter has ended what keeps it busy, or end that, then start again."
 
 
 def names(fault: Any) -> tuple[str, ...]:
@@ -50,9 +52,9 @@ def explain(fault: Any, what: str, *, address: str = "", user: str = "") -> Tran
         kind = type(gone).__name__.rpartition(".")[2] if gone is not None else "object"
         return NotFound(f" ({what})", what=kind, name=getattr(gone, "_moId", "?"), side=Side.SOURCE, fault=name)
     if "Timedout" in kinds:
-        return Busy(said, what=what, fault=name, side=Side.SOURCE)
+        return Busy(said, what=what, fault=name, side=Side.SOURCE, remedy=_WAIT)
     if _HOST_AWAY & set(kinds):
         return Unreachable(f"{what}: {said or name}", address=address, side=Side.SOURCE, fault=name)
     if _NOT_NOW & set(kinds):
-        return Busy(said, what=what, fault=name, side=Side.SOURCE)
-    return Refused(said, what=what, fault=name, side=Side.SOURCE)
+        return Busy(said, what=what, fault=name, side=Side.SOURCE, remedy=_WAIT)
+    return Refused(said, what=what, fault=name, side=Side.SOURCE, remedy=_SEE)

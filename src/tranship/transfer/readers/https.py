@@ -59,6 +59,9 @@ class Site:
     def refused(self, status: int) -> TranshipError:
         """The error that an HTTP status means."""
         where = f"{self.host}:{self.port}"
+        if status == 401 and "cookie" in self._credentials:  # whoever lent the session lends another
+            detail = "the session that was lent has ended"
+            return Busy(detail, side=Side.SOURCE, what=f"reading {self.url}", fault=f"HTTP {status}")
         if status == 401:
             return AuthFailed(f"HTTP {status}", side=Side.SOURCE, address=where, user=self.user)
         if status == 403:
