@@ -16,7 +16,7 @@ from os import SEEK_END
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from tranship.errors import ToolFailed
@@ -30,7 +30,8 @@ from tranship.lab.vsphere.vmomi import Fault, vim
 
 PIECE = 1 << 18
 SECTOR = 512
-GD_OFFSET, AT_END = slice(56, 64), b"\xff" * 8  # of a VMDK's header
+GD_OFFSET, OVERHEAD = slice(56, 64), slice(64, 72)  # of a VMDK's header
+AT_END = b"\xff" * 8
 END, FOOTER = 0, 3  # kinds of markers
 
 
@@ -84,8 +85,21 @@ def _end_as_esxi(path: Path) -> None:
             header[GD_OFFSET] = AT_END
             file.seek(0)
             file.write(header)
+            file.truncate(_last_grain(file, int.from_bytes(header[OVERHEAD], "little") * SECTOR))
             file.seek(0, SEEK_END)
-            file.write(bytes(-file.tell() % SECTOR) + _marker(1, FOOTER) + footer + _marker(0, END))
+            file.write(_marker(1, FOOTER) + footer + _marker(0, END))
+
+
+def _last_grain(file: BinaryIO, at: int) -> int:
+    """Where it ends, `at` being where the first begins. What qemu-img leaves behind it, room for a grain that does not
+    shrink, reads as an end marker."""
+    while True:
+        file.seek(at)
+        marker = file.read(12)
+        size = int.from_bytes(marker[8:], "little")
+        if not size:
+            return at
+        at += -(-(12 + size) // SECTOR) * SECTOR
 
 
 def _marker(sectors: int, kind: int) -> bytes:
