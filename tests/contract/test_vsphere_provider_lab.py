@@ -424,6 +424,20 @@ def test_an_export_of_a_running_vm(center: VCenter, source: VsphereSource, tmp_p
     source.remove_snapshot(vm, "tranship-1")
 
 
+def test_an_export_is_used_again_while_it_lives(center: VCenter, source: VsphereSource, tmp_path: Path) -> None:
+    _, vm = add(center, *CONTENTS)
+    first = source.open_disks(vm, {"2000": "nfc", "2001": "nfc"}, "")
+    again = source.open_disks(vm, {"2001": "nfc"}, "", first.handle)
+    assert again.handle == first.handle
+    assert exported(again.addresses["2001"], tmp_path) == CONTENTS[1]
+    source.close_disks(first.handle)
+    after = source.open_disks(vm, {"2001": "nfc"}, "", first.handle)
+    assert after.handle != first.handle
+    assert exported(after.addresses["2001"], tmp_path) == CONTENTS[1]
+    assert source.open_disks(vm, {"2001": "nfc"}, "", after.handle).handle == after.handle
+    source.close_disks(after.handle)
+
+
 def test_an_export_of_a_vm_that_is_off(center: VCenter, source: VsphereSource, tmp_path: Path) -> None:
     _, vm = add(center, *CONTENTS)
     opened = source.open_disks(vm, {"2001": "nfc"}, "")

@@ -99,7 +99,7 @@ class Effects:
         if not disks:
             return
         ways = {disk: ask.ways[disk] for disk in disks}
-        opened = self._source.open_disks(self._vm, ways, ask.snapshot)
+        opened = self._source.open_disks(self._vm, ways, ask.snapshot, self._movers.handle(ask.round))
         self._movers.remember_handle(ask.round, opened.handle)
         for disk in disks:
             changed, full = None, ""

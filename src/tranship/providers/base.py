@@ -89,8 +89,9 @@ class Source(Protocol):
 
     def probe(self, vm: VM) -> tuple[Probe, ...]: ...
 
-    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str) -> Opened:
-        """snapshot: name of an own snapshot, "" = the powered-off VM itself. ways: disk key -> way."""
+    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str, before: str = "") -> Opened:
+        """snapshot: name of an own snapshot, "" = the powered-off VM itself. ways: disk key -> way. before: the handle of
+        an earlier call for the same; other disks may still be read by it, so what it stands for is used on if it lives."""
 
     def keep(self, handle: str) -> None:
         """Keep alive. Called at least every 30 s while copies run. Unknown handles are ignored."""

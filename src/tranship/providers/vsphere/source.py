@@ -104,7 +104,7 @@ class VsphereSource:
         kinds = [] if self._vddk else [(id, self._kind(id)) for id in {disk.datastore for disk in vm.disks} if id]
         return ways.choose(vm, warm=warm, vddk=self._vddk, kinds=kinds)
 
-    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str) -> Opened:
+    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str, before: str = "") -> Opened:
         """One lease for all the disks that are exported. The handle keeps the lease, or the session of the cookies."""
         moid, disks = self._frozen(vm, snapshot)
         missing = [key for key in ways if key not in disks]
@@ -126,7 +126,7 @@ class VsphereSource:
                 case _:
                     raise Unsupported("no such way from vSphere", what=f"reading disk {key} by {way}")
         if streamed:
-            lease, offered = leases.open_lease(self._data, vm.id, moid, streamed)
+            lease, offered = leases.open_lease(self._data, vm.id, moid, streamed, before.removeprefix(_LEASE))
             handle = f"{_LEASE}{lease}"
             addresses |= {key: self._stream_address(stream) for key, stream in offered.items()}
         return Opened(addresses, handle)
