@@ -8,27 +8,12 @@ Durations are Go's ("1h30m"), because Forklift's and Kubernetes' are; seconds ar
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
-_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
-_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15, "e": 10**18}
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtpe]?)(i?)b?\s*", re.IGNORECASE)
-
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
 )
-
-
-def parse_bytes(text: str) -> int:
-    """ "10Gi", "10 GiB", "1.5 tib" are binary, "10G" and "10 GB" decimal, as for Kubernetes; "512" is bytes."""
-    match = _BYTES.fullmatch(text)
-    if not match or (match[3] and not match[2]):
-        raise ValueError(f"{text!r} is no size: write a number with a unit, such as 10Gi")
-    unit = (_BINARY if match[3] else _DECIMAL)[match[2].lower()]
-    whole, _, fraction = match[1].partition(".")
-    # integers all the way: a float would lose bytes of a large disk
-    return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
 
 
 def format_bytes(count: float) -> str:

@@ -11,34 +11,9 @@ from tranship.units import (
     format_duration,
     format_rate,
     format_time,
-    parse_bytes,
     parse_duration,
     parse_time,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("0", 0),
-        ("512", 512),
-        ("512 B", 512),
-        ("10Gi", 10 << 30),
-        ("10 GiB", 10 << 30),
-        ("1.5 tib", 3 << 39),
-        ("10G", 10**10),
-        ("10 GB", 10**10),
-        ("8Ei", 8 << 60),
-    ],
-)
-def test_sizes_are_read(text: str, count: int) -> None:
-    assert parse_bytes(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "Gi", "ten", "-1", "10 XB", "5i", "1..5Gi"])
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="10Gi"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize(

@@ -45,37 +45,6 @@ def clip(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
             yield Extent(low, high - low, extent.zero)
 
 
-def intersect(extents: Iterable[Extent], mask: Iterable[Extent]) -> Iterator[Extent]:
-    """The parts of `extents` that lie within `mask`, with the kind that they have in `extents`."""
-    covers = ordered(mask)
-    cover = next(covers, None)
-    for extent in ordered(extents):
-        while cover is not None:
-            low, high = max(extent.start, cover.start), min(extent.end, cover.end)
-            if low < high:
-                yield Extent(low, high - low, extent.zero)
-            if cover.end > extent.end:
-                break
-            cover = next(covers, None)
-
-
-def subtract(extents: Iterable[Extent], mask: Iterable[Extent]) -> Iterator[Extent]:
-    """The parts of `extents` that lie outside `mask`."""
-    covers = ordered(mask)
-    cover = next(covers, None)
-    for extent in ordered(extents):
-        cursor = extent.start
-        while cover is not None and cover.start < extent.end:
-            if cover.start > cursor:
-                yield Extent(cursor, cover.start - cursor, extent.zero)
-            cursor = max(cursor, cover.end)
-            if cover.end > extent.end:
-                break
-            cover = next(covers, None)
-        if cursor < extent.end:
-            yield Extent(cursor, extent.end - cursor, extent.zero)
-
-
 def align(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent]:
     """Every extent widened to whole blocks, within the disk: what a source that reads only blocks can be asked for."""
 
@@ -93,12 +62,3 @@ def align(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent]:
 
 def total(extents: Iterable[Extent]) -> int:
     return sum(extent.length for extent in extents)
-
-
-def to_json(extents: Iterable[Extent]) -> list[list[int]]:
-    """[[start, length], ...]; a third number 1 marks an extent that reads as zeros."""
-    return [[e.start, e.length, 1] if e.zero else [e.start, e.length] for e in extents]
-
-
-def from_json(items: Iterable[list[int]]) -> Iterator[Extent]:
-    return (Extent(item[0], item[1], len(item) > 2 and item[2] == 1) for item in items)

@@ -154,12 +154,6 @@ class VddkReader(Plain):
         finally:
             self._library.call("FreeInfo", info)
 
-    @property
-    def transport(self) -> str:
-        if not self._library.has("GetTransportMode"):
-            return ""
-        return (self._library.GetTransportMode(self._session.handle) or b"").decode()  # type: ignore[attr-defined]
-
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         end = start + length
         low = -(-start // CHUNK) * CHUNK

@@ -124,7 +124,6 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "Disconnect": (VixError, (Handle,)),
     "Open": (VixError, (Handle, ctypes.c_char_p, ctypes.c_uint32, ctypes.POINTER(Handle))),
     "Close": (VixError, (Handle,)),
-    "GetTransportMode": (ctypes.c_char_p, (Handle,)),
     "GetInfo": (VixError, (Handle, ctypes.POINTER(ctypes.POINTER(Info)))),
     "FreeInfo": (None, (ctypes.POINTER(Info),)),
     "ReadAsync": (VixError, (Handle, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p, Completion, ctypes.c_void_p)),
@@ -135,7 +134,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "FreeBlockList": (VixError, (ctypes.POINTER(BlockList),)),
 }
-_OPTIONAL = ("AllocateConnectParams", "FreeConnectParams", "QueryAllocatedBlocks", "FreeBlockList", "GetTransportMode")
+_OPTIONAL = ("AllocateConnectParams", "FreeConnectParams", "QueryAllocatedBlocks", "FreeBlockList")
 
 
 class Library:
