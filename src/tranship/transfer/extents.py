@@ -58,7 +58,3 @@ def align(extents: Iterable[Extent], block: int, size: int) -> Iterator[Extent]:
                 cursor = high
 
     return merge(widened())
-
-
-def total(extents: Iterable[Extent]) -> int:
-    return sum(extent.length for extent in extents)

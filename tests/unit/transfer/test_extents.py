@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tranship.errors import Broken
 from tranship.transfer.address import Extent
-from tranship.transfer.extents import align, clip, merge, total
+from tranship.transfer.extents import align, clip, merge
 
 
 @st.composite
@@ -44,11 +44,6 @@ def test_align_covers_everything_with_whole_blocks(extents: list[Extent], block:
     wide = list(align(areas, block, 160))
     assert all(e.start % block == 0 and e.length % block == 0 for e in wide)
     assert set(points(wide)) == {at // block * block + n for at in points(areas) for n in range(block)}
-
-
-@given(runs())
-def test_total(extents: list[Extent]) -> None:
-    assert total(extents) == len(points(extents))
 
 
 def test_order_is_checked() -> None:
