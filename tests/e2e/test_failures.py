@@ -437,6 +437,62 @@ def test_an_answer_that_got_lost_is_not_asked_twice(site: Any) -> None:
     assert site.lab.faults.count("CreateSnapshot_Task", vm.name) == 2
 
 
+CHANGING = ("CreateSnapshot_Task", "RemoveSnapshot_Task", "ShutdownGuest", "QueryChangedDiskAreas")
+
+
+@pytest.mark.parametrize("way", ["vddk", "without-vddk"])
+@pytest.mark.parametrize("trouble", [{"drop": "before"}, {"drop": "after"}, {"expire": True}], ids=str)
+def test_every_call_breaks_once(site: Any, trouble: dict[str, Any], way: str) -> None:
+    vm = site.add_vm(f"breaks-{'-'.join(map(str, trouble.values())).lower()}-{way}", 4 * MIB, running=True, cbt=True)
+    for method in CHANGING:
+        site.lab.faults.add(method, vm=vm.name, **trouble)
+    moved(site, vm, asyncio.run(run(site, vm, warm=True, vddk=way == "vddk")))
+    assert vm.power_causes() == ["on", "guest-shutdown"]
+    assert site.lab.faults.count("CreateSnapshot_Task", vm.name) <= 3
+
+
+def test_powering_on_again_is_refused_for_now(site: Any, small: Path) -> None:
+    vm = site.add_vm("on-again", 16 * MIB, running=True, cbt=True)
+    site.lab.faults.add("PowerOnVM_Task", vm=vm.name, fault="TaskInProgress")
+    result = asyncio.run(run(site, vm, warm=False, documents=_in_pool(site, small)))
+    failed_for(as_before(site, vm, result, "failed", on=True), "CreateDataVolumes", "NoSpace")
+
+
+def test_powering_on_again_is_refused_for_good(site: Any, small: Path) -> None:
+    """A source that ran and is off now is the worst that a failure can leave: it is said."""
+    vm = site.add_vm("stays-down", 16 * MIB, running=True, cbt=True)
+    site.lab.faults.add("PowerOnVM_Task", vm=vm.name, fault="InsufficientResourcesFault", message="No memory.", count=0)
+    result = asyncio.run(run(site, vm, warm=False, documents=_in_pool(site, small)))
+    status = the_vm(result)
+    assert status.outcome == "failed"
+    assert not vm.on
+    left = next(one for one in status.conditions if one.type == "LeftBehind")
+    assert "powered off" in left.message and "No memory." in left.message
+    assert left.suggestion
+
+
+def test_cancelled_before_it_began(site: Any) -> None:
+    vm = site.add_vm("never-began", 2 * MIB, running=True, cbt=True)
+
+    async def go() -> Migration:
+        async with site.app() as app:
+            await site.apply(app, *site.providers(vddk=True), site.plan(vm, warm=True))
+            await site.ready(app, 20)
+            await site.start(app, cancel=[{"name": vm.name}])
+            found: Migration = await site.ended(app, 20)
+            return found
+
+    as_before(site, vm, asyncio.run(go()), "canceled", on=True)
+    assert vm.power_causes() == ["on"]
+
+
+def test_a_stream_that_breaks_off(site: Any) -> None:
+    vm = site.add_vm("torn", 6 * MIB, running=True, cbt=True)
+    site.lab.faults.add("GET /nfc", drop_after=1 << 20)
+    site.lab.faults.add("GET /folder", drop_after=1 << 16)
+    moved(site, vm, asyncio.run(run(site, vm, warm=True, vddk=False)))
+
+
 def test_a_library_that_cannot_be_loaded(site: Any) -> None:
     vm = site.add_vm("no-library", 2 * MIB, running=True, cbt=True)
     directory = site.directory / "vddk"

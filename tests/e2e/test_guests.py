@@ -97,13 +97,14 @@ def test_a_guest_that_writes_on_two_disks_loses_nothing_in_three_precopies(site:
 def test_a_guest_that_writes_on_two_disks_loses_nothing_without_vddk(site: Any) -> None:
     vm = writing_guest(site, "without-vddk", 48 * MIB, 32 * MIB)
     site.lab.faults.add("GET /nfc", drop_after=100_000)  # one stream breaks off while the other is read
+    before = site.lab.faults.count("GET /nfc")
     status = asyncio.run(move_warm(site, vm, vddk=False, precopies=1, power="off"))
     assert status.warm is not None
     full, final = status.warm.precopies
     assert full.bytes and final.bytes and not final.full
     assert {disk.way for disk in status.disks} == {"nfc"}
     assert site.lab.faults.count("ExportSnapshot", vm.name) == 1
-    assert site.lab.faults.count("GET /nfc") == 3
+    assert site.lab.faults.count("GET /nfc") - before == 3
     assert_nothing_lost(site, vm)
     assert_left_in_order(vm)
 

@@ -77,7 +77,7 @@ class Walker:
         vm, verdict = step(self.vm, seen, BOOK)
         vm.pipeline = project(vm, seen, BOOK)
         if ended(vm, BOOK):
-            conclude(vm, seen.now)
+            conclude(vm, seen)
         self._tell(vm, verdict)
         if vm != self.vm:
             self.boundary(f"before save {vm.phase}")

@@ -26,6 +26,7 @@ from tranship.migration.seen import Policy, Seen
 from tranship.resources.vm import LedgerEntry, Retry, StepError, StoryEntry, VMStatus
 
 LONGEST_BACKOFF = 60.0  # seconds; a source that is away for minutes is normal, hammering it helps nobody
+LEFT = "left behind: "  # begins the story's entry about what a stubborn row could not do
 STORY_LENGTH = 200  # entries kept: a warm migration of a month tells its last days in full
 
 
@@ -129,7 +130,7 @@ def step(vm: VMStatus, seen: Seen, book: Book) -> tuple[VMStatus, Verdict]:
         return _switch(vm, book[itinerary.on_cancel], seen, "cancelled by the user"), Wait("cancelled by the user")
     verdict = _repeat(vm, row, seen, _decide(vm, row, seen))
     if isinstance(verdict, Fail) and row.stubborn:
-        _enter(vm, itinerary, itinerary.after(row), seen.now, f"left behind: {verdict.error}")
+        _enter(vm, itinerary, itinerary.after(row), seen.now, f"{LEFT}{verdict.error}")
         return vm, verdict
     if isinstance(verdict, Fail):
         return _fail(vm, itinerary, book, seen, verdict), verdict

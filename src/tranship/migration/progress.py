@@ -6,7 +6,8 @@ Called by the migration controller after every step.
 from collections.abc import Iterable
 from datetime import datetime
 
-from tranship.migration.itinerary import Book, Itinerary
+from tranship.inventory.vm import Power
+from tranship.migration.itinerary import LEFT, Book, Itinerary
 from tranship.migration.seen import CopySeen, CopyState, Seen
 from tranship.resources.conditions import Category, Conditions
 from tranship.resources.vm import DiskStatus, Progress, StepError, Task, VMStatus
@@ -117,10 +118,9 @@ def _numbers(one: CopySeen) -> dict[str, str]:
     }
 
 
-def conclude(vm: VMStatus, now: datetime) -> None:
-    """The VM's last word, as a condition: Succeeded, Failed or Canceled."""
-    conditions = Conditions(vm.conditions)
-    left = [f"{entry.kind} {entry.name} on the {entry.side}" for entry in vm.ledger if entry.kind == "snapshot"]
+def conclude(vm: VMStatus, seen: Seen) -> None:
+    """The VM's last word, as a condition: Succeeded, Failed or Canceled; and what is not as it should be."""
+    conditions, now = Conditions(vm.conditions), seen.now
     if vm.outcome == "succeeded":
         conditions.set("Succeeded", Category.ADVISORY, now, message="the VM was moved", durable=True)
     elif vm.outcome == "canceled":
@@ -129,6 +129,20 @@ def conclude(vm: VMStatus, now: datetime) -> None:
         message = "; ".join(vm.error.reasons[:1]) if vm.error else "the migration failed"
         remedy = " ".join(vm.error.reasons[1:]) if vm.error else ""
         conditions.set("Failed", Category.ERROR, now, message=message, suggestion=remedy, durable=True)
+    left, remedies = _left(vm, seen)
     if left:
-        remedy = "Remove it in the source's console."
-        conditions.set("LeftBehind", Category.WARN, now, message=", ".join(left), suggestion=remedy, durable=True)
+        text, remedy = "; ".join(left), " ".join(remedies)
+        conditions.set("LeftBehind", Category.WARN, now, message=text, suggestion=remedy, durable=True)
+
+
+def _left(vm: VMStatus, seen: Seen) -> tuple[list[str], list[str]]:
+    """What stubborn rows could not do, and the remedies."""
+    left = [f"{entry.kind} {entry.name} on the {entry.side}" for entry in vm.ledger if entry.kind == "snapshot"]
+    remedies = ["Remove it in the source's console."] if left else []
+    if vm.outcome != "succeeded" and vm.restore_power_state == Power.ON.value and seen.source.power is not Power.ON:
+        left.append("the source VM ran and is powered off now")
+        remedies.append("Power it on in the source's console, if no target VM runs in its place.")
+    reasons = [entry.why.removeprefix(LEFT) for entry in vm.story if entry.why.startswith(LEFT)]
+    if reasons and not remedies:
+        remedies.append("Remove by hand what is named.")
+    return left + reasons, remedies
