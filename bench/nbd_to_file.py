@@ -1,20 +1,26 @@
 """How fast a disk goes from NBD to a file, next to the tools that others use for it.
 
-    python bench/nbd_to_file.py [--size 4G] [--runs 5] [--folder /dev/shm]
+    python bench/nbd_to_file.py [--size 4G] [--runs 5] [--folder FOLDER]
 
 A file of random bytes in memory is served by nbdkit on a unix socket. The contestants take turns within each run, because
 a machine that others use drifts: our mover as a controller starts it (process start, digests and journal included; the
-reading back is told apart), nbdcopy, and qemu-img convert. Printed are medians and their ratio to nbdcopy's.
+reading back is told apart), nbdcopy, and qemu-img convert. Printed are medians and their ratio to nbdcopy's, and the CPU
+seconds of client and server together: the truer number on a machine that is not alone.
+
+The folder is a file system in memory; root gets one of its own with huge pages, because in a virtual machine the first
+touch of every small page may cost more than the copy.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tranship.transfer import channel
@@ -28,8 +34,8 @@ def main() -> int:
     options = _options()
     size = int(options.size[:-1]) * UNITS[options.size[-1]]
     seconds: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
+    cpu: dict[str, list[float]] = {}
+    with memory(options.folder, size) as folder:
         _fill(folder / "source", size)
         socket, server = serve(folder)
         contestants: dict[str, Callable[[], None]] = {
@@ -42,15 +48,31 @@ def main() -> int:
             for run in range(options.runs):
                 for who, copy in contestants.items():
                     _warm(folder / "target", size)
-                    began = time.perf_counter()
+                    began, used = time.perf_counter(), _cpu(server.pid)
                     copy()
                     seconds.setdefault(who, []).append(time.perf_counter() - began)
+                    cpu.setdefault(who, []).append(_cpu(server.pid) - used)
                     if run == 0:
                         _call("cmp", str(folder / "source"), str(folder / "target"))
         finally:
             server.terminate()
             server.wait(10)
-    return _table(seconds, size)
+    return _table(seconds, cpu, size)
+
+
+@contextmanager
+def memory(folder: str, size: int) -> Iterator[Path]:
+    """A folder in memory for source and target."""
+    with tempfile.TemporaryDirectory(dir=folder or ("/dev/shm" if os.geteuid() else None)) as name:
+        options = f"huge=always,size={3 * size}"
+        mounted = not folder and not os.geteuid()
+        if mounted:
+            _call("mount", "-t", "tmpfs", "-o", options, "tmpfs", name)
+        try:
+            yield Path(name)
+        finally:
+            if mounted:
+                _call("umount", name)
 
 
 def serve(folder: Path) -> tuple[Path, subprocess.Popen[bytes]]:
@@ -78,14 +100,16 @@ def move(folder: Path, socket: Path, size: int, *, verify: bool) -> None:
         verify=verify,
     )
     channel.start(work / "job", job)
-    while (report := channel.look(work / "job")).state is State.RUNNING:
-        time.sleep(0.002)
+    pid = int((work / "job" / "lock").read_text())
+    os.waitpid(pid, 0)
+    report = channel.look(work / "job")
     if report.state is not State.DONE:
         raise SystemExit(f"the mover failed: {report}")
 
 
 def _qemu(folder: Path, socket: Path, size: int) -> None:
-    os.truncate(os.open(folder / "target", os.O_WRONLY | os.O_CREAT, 0o600), size)
+    (folder / "target").touch()
+    os.truncate(folder / "target", size)
     source = f"nbd+unix:///?socket={socket}"
     raw = ("-f", "raw", "-O", "raw")
     _call("qemu-img", "convert", "-n", "-W", "-m", "16", *raw, source, str(folder / "target"))
@@ -100,8 +124,8 @@ def _fill(path: Path, size: int) -> None:
 
 
 def _warm(target: Path, size: int) -> None:
-    """Take the memory that the target will need, and give it back: in a virtual machine the first touch of a page may cost
-    ten times the copy, and would fall on whoever comes first. Everybody begins without a target."""
+    """Take the memory that the target will need, and give it back, so that the host has it at hand for everybody. All begin
+    without a target."""
     target.unlink(missing_ok=True)
     _fill(target, size)
     target.unlink()
@@ -111,13 +135,21 @@ def _call(*argv: str) -> None:
     subprocess.run(argv, check=True, timeout=600)
 
 
-def _table(seconds: dict[str, list[float]], size: int) -> int:
+def _cpu(server: int) -> float:
+    """Seconds of the server and of all clients that have ended."""
+    fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + children.ru_utime + children.ru_stime
+
+
+def _table(seconds: dict[str, list[float]], cpu: dict[str, list[float]], size: int) -> int:
     base = statistics.median(seconds["nbdcopy"])
-    print(f"{'':24}{'seconds':>9}{'GB/s':>8}{'x nbdcopy':>11}   all runs")
+    print(f"{'':24}{'seconds':>9}{'GB/s':>8}{'x nbdcopy':>11}{'CPU s/GB':>10}   all runs")
     for who, times in seconds.items():
         middle = statistics.median(times)
         every = " ".join(f"{t:.2f}" for t in times)
-        print(f"{who:24}{middle:9.2f}{size / middle / 1e9:8.2f}{base / middle:11.2f}   {every}")
+        work = statistics.median(cpu[who]) / size * 1e9
+        print(f"{who:24}{middle:9.2f}{size / middle / 1e9:8.2f}{base / middle:11.2f}{work:10.2f}   {every}")
     return 0 if base / statistics.median(seconds["tranship"]) >= 1.2 else 1
 
 
@@ -125,7 +157,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="4G", help="such as 512M or 4G")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--folder", default="/dev/shm", help="on a file system in memory")
+    parser.add_argument("--folder", default="", help="on a file system in memory; default: one of its own, or /dev/shm")
     return parser.parse_args()
 
 
