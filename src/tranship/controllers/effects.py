@@ -15,7 +15,7 @@ from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen, CopyState, SourceSeen, TargetSeen
 from tranship.providers.base import Source, Target
 
-KEEP_EVERY = 10.0  # seconds between signs of life for what the source lends
+KEEP_EVERY = 3.0  # seconds between signs of life for what the source lends
 
 
 class Effects:
