@@ -95,6 +95,14 @@ def test_cold() -> None:
     golden("cold", tell(end.story))
 
 
+def test_a_copy_that_was_not_read_back_says_so() -> None:
+    world = World(policy(), verify=False)
+    end = walk(vm("cold"), world, BOOK)
+    assert end.outcome == "succeeded"
+    told = [entry.why for entry in end.story if entry.phase == "CreateVM"]
+    assert told[0].endswith("target not read back")
+
+
 def test_warm_with_three_precopies() -> None:
     world = World(policy())
     end = walk(vm("warm"), world, BOOK, each=cutover_after(3))

@@ -23,11 +23,12 @@ from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route
 from tranship.controllers.walker import Orders, Walker
-from tranship.errors import Conflict, NotFound, TranshipError
+from tranship.errors import NotFound, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.book import BOOK, choose
 from tranship.migration.itinerary import begin, ended
 from tranship.migration.mapping import MachineOrder, order
+from tranship.migration.progress import conclude_run
 from tranship.migration.seen import Policy
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.controller import ForkliftController, Settings
@@ -147,7 +148,7 @@ class MigrationController:
     async def _begin(self, migration: Migration, plan: Plan) -> Run | None:
         try:
             leads = await route(self._store, self._providers, plan)
-            vms = [await self._status(migration, plan, entry, leads) for entry in plan.spec.vms]
+            vms = [await self._status(plan, entry, leads) for entry in plan.spec.vms]
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
             return None
@@ -169,7 +170,7 @@ class MigrationController:
         log.info("migration started", migration=migration.name, plan=plan.name, vms=len(vms))
         return run
 
-    async def _status(self, migration: Migration, plan: Plan, entry: PlanVM, leads: Route) -> VMStatus:
+    async def _status(self, plan: Plan, entry: PlanVM, leads: Route) -> VMStatus:
         vm = leads.vm(entry)
         earlier = plan.status.migration.vm(vm.id)
         if earlier is not None and earlier.outcome == "succeeded":
@@ -191,7 +192,7 @@ class MigrationController:
     async def _direct(self, run: Run, migration: Migration) -> float | None:
         """Tell the walkers what the user wants now; start walkers as far as the limit allows."""
         run.migration.spec, run.migration.metadata = migration.spec, migration.metadata
-        settings = await self._settings(migration.namespace)
+        settings = await self._settings()
         run.plan.spec = Plan.read(await self._store.get(PLAN, run.plan.namespace, run.plan.name)).spec
         leads: Route | None = None
         for id, vm in run.vms.items():
@@ -227,7 +228,7 @@ class MigrationController:
             for walker in run.walkers.values()
         )
 
-    async def _settings(self, namespace: str) -> Settings:
+    async def _settings(self) -> Settings:
         found = (await self._store.list(FORKLIFT_CONTROLLER)).items
         spec = ForkliftController.read(found[0]).spec if found else None
         return Settings.from_spec(spec, environ)
@@ -284,13 +285,7 @@ class MigrationController:
         run.migration.status.completed = now
         conditions = Conditions(run.migration.status.conditions)
         conditions.delete("Running")
-        if outcomes and all(one == "succeeded" for one in outcomes):
-            conditions.set("Succeeded", Category.ADVISORY, now, message=f"{len(outcomes)} VMs were moved", durable=True)
-        elif "failed" in outcomes:
-            text = f"{outcomes.count('failed')} of {len(outcomes)} VMs failed"
-            conditions.set("Failed", Category.ADVISORY, now, message=text, durable=True)
-        else:
-            conditions.set("Canceled", Category.ADVISORY, now, message="cancelled by the user", durable=True)
+        conclude_run(outcomes, conditions, now)
         history = run.plan.status.migration.history
         if history:
             history[-1].conditions = list(conditions.list)
@@ -300,17 +295,11 @@ class MigrationController:
 
     async def _say(self, migration: Migration, type: str, category: Category, text: str, remedy: str) -> None:
         conditions = Conditions(migration.status.conditions)
-        before = [to_json(one) for one in conditions.list]
         conditions.begin_staging()
         conditions.set(type, category, datetime.now(UTC), message=text, suggestion=remedy)
         conditions.end_staging()
-        after = [to_json(one) for one in conditions.list]
-        if after != before:
-            patch = {"status": {"conditions": after}}
-            try:
-                await self._store.patch(MIGRATION, migration.namespace, migration.name, patch, subresource="status")
-            except Conflict:
-                log.debug("migration changed meanwhile", migration=migration.name)
+        patch = {"status": {"conditions": [to_json(one) for one in conditions.list]}}
+        await self._store.patch(MIGRATION, migration.namespace, migration.name, patch, subresource="status")
 
 
 def _orders(run: Run, vm: VMStatus, settings: Settings) -> Orders:

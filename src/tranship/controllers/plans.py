@@ -15,6 +15,7 @@ from tranship.controllers.resolve import Route, route
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, check
+from tranship.migration.progress import conclude_run
 from tranship.providers.base import DiskWay, Probe
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.meta import MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
@@ -60,7 +61,6 @@ class PlanController:
             return None
         self._known.add(key)
         conditions, now = Conditions(plan.status.conditions), datetime.now(UTC)
-        before = [to_json(one) for one in conditions.list]
         runs = await migrations_of(self._store, plan)
         executing = any(run.status.started and not run.status.completed for run in runs)
         if executing:
@@ -70,10 +70,9 @@ class PlanController:
             await self._validate(plan, conditions, now)
             conditions.end_staging()
         _say_runs(plan, runs, conditions, now, executing=executing)
-        after = [to_json(one) for one in conditions.list]
-        if after != before or plan.status.observed_generation != plan.metadata.generation:
-            status = {"conditions": after, "observedGeneration": plan.metadata.generation}
-            await self._store.patch(PLAN, *key, {"status": status}, subresource="status")
+        told = [to_json(one) for one in conditions.list]
+        status = {"conditions": told, "observedGeneration": plan.metadata.generation}
+        await self._store.patch(PLAN, *key, {"status": status}, subresource="status")
         return None if conditions.ready or executing else RETRY
 
     async def _validate(self, plan: Plan, conditions: Conditions, now: datetime) -> None:
@@ -223,14 +222,4 @@ def _say_runs(plan: Plan, runs: list[Migration], conditions: Conditions, now: da
     conditions.delete("Executing")
     if not runs or not vms or not all(one.completed for one in vms):
         return
-    outcomes = [one.outcome for one in vms]
-    count = {word: outcomes.count(word) for word in ("succeeded", "failed", "canceled")}
-    if count["succeeded"] == len(outcomes):
-        conditions.set("Succeeded", Category.ADVISORY, now, message=f"{len(outcomes)} VMs were moved", durable=True)
-    elif count["failed"]:
-        reason = "PartlySucceeded" if count["succeeded"] else "Failed"
-        text = f"{count['failed']} of {len(outcomes)} VMs failed, {count['succeeded']} were moved"
-        conditions.set("Failed", Category.ADVISORY, now, reason=reason, message=text, durable=True)
-    else:
-        text = f"{count['canceled']} of {len(outcomes)} VMs were cancelled, {count['succeeded']} were moved"
-        conditions.set("Canceled", Category.ADVISORY, now, message=text, durable=True)
+    conclude_run([one.outcome for one in vms], conditions, now)

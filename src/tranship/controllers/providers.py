@@ -42,7 +42,6 @@ class Connection:
     estate: Estate | None = None
     trouble: TranshipError | None = None
     stop: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
 
     def close(self) -> None:
         self.stop.set()
@@ -146,11 +145,9 @@ class ProviderController:
 
     def _open(self, connection: Connection, provider: Provider, secret: Secret | None) -> None:
         spec = provider.spec
-        if spec.type == LOCAL:
+        if spec.type in (LOCAL, OPENSHIFT):
             settings = {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
             connection.target = registry.open_target(spec.type, settings)
-        elif spec.type == OPENSHIFT:
-            connection.target = registry.open_target(spec.type, spec.settings)
         else:
             if not spec.url:
                 raise Invalid("is missing", field="spec.url", remedy="Write the address, for example https://HOST/sdk.")
@@ -189,17 +186,13 @@ class ProviderController:
                     log.warning("inventory broke off", provider="/".join(key), error=str(error))
                 connection.stop.wait(RETRY)
 
-        connection.thread = threading.Thread(target=run, name=f"inventory {key.name}", daemon=True)
-        connection.thread.start()
+        threading.Thread(target=run, name=f"inventory {key.name}", daemon=True).start()
 
     async def _save(self, provider: Provider, connection: Connection | None, *, ready: bool) -> None:
         identity = connection.identity if connection else None
+        failed = connection is None or connection.trouble is not None
         status = {
-            "phase": "Ready"
-            if ready
-            else "ConnectionFailed"
-            if connection is None or connection.trouble
-            else "Staging",
+            "phase": "Ready" if ready else "ConnectionFailed" if failed else "Staging",
             "conditions": [to_json(one) for one in provider.status.conditions],
             "observedGeneration": provider.metadata.generation,
             "fingerprint": identity.fingerprint if identity else "",

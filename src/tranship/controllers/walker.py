@@ -105,9 +105,8 @@ class Walker:
         effects = self.effects
         try:
             source = await asyncio.to_thread(effects.source_seen)
-        except (
-            NotFound
-        ) as error:  # nothing of the source can be seen any more: the itineraries must still come to an end
+        except NotFound as error:
+            # nothing of the source can be seen any more; the itineraries must still come to an end
             source, failed = SourceSeen(Power.UNKNOWN), {**failed, "look": error}
         target: TargetSeen = await asyncio.to_thread(effects.target_seen)
         copies = await asyncio.to_thread(effects.copies_seen, current_round(self.vm))

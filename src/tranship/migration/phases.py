@@ -149,7 +149,8 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
     if not all(one.released for one in copies.values()):
         return Do((EndCopies(number),), "giving back what the source lent for reading")
     copied = sum(one.copied for one in copies.values())
-    return Advance(f"round {number}: {format_bytes(copied)} copied, target read back and equal")
+    proof = "target read back and equal" if all(one.verified for one in copies.values()) else "target not read back"
+    return Advance(f"round {number}: {format_bytes(copied)} copied, {proof}")
 
 
 def _copy_error(disk: str, one: CopySeen) -> CopyFailed:

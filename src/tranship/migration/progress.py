@@ -3,7 +3,7 @@
 Called by the migration controller after every step.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 
 from tranship.inventory.vm import Power
@@ -13,50 +13,40 @@ from tranship.resources.conditions import Category, Conditions
 from tranship.resources.vm import DiskStatus, Progress, StepError, Task, VMStatus
 from tranship.resources.vm import Step as PipelineStep
 
+CLEANUP = "Cleanup"  # the step of failure and cancel
 DESCRIPTIONS = {
     "Initialize": "Initialize migration.",
     "DiskTransfer": "Transfer disks.",
     "Cutover": "Shut the source down and copy what has changed since.",
     "VirtualMachineCreation": "Create the target VM.",
     "WaitForFinalSnapshotConsolidation": "Wait until the source's last snapshot is consolidated.",
-    "Cleanup": "Bring the source back and remove what was made.",
+    CLEANUP: "Bring the source back and remove what was made.",
 }
 _COPYING = ("DiskTransfer", "Cutover")
 MIB = 1 << 20
 
 
 def project(vm: VMStatus, seen: Seen, book: Book) -> list[PipelineStep]:
-    """The whole pipeline anew; what an earlier look knew better (times, finished disks) is taken over."""
+    """The whole pipeline anew; what an earlier look knew better (times, finished disks) is taken over. A failure or cancel
+    leaves the steps so far as they stand, and adds its own."""
     old = {step.name: step for step in vm.pipeline}
-    itinerary = book[vm.itinerary]
-    forward = _forward(vm, itinerary, book)
-    steps = [_step(name, old.get(name), vm, itinerary, forward, seen) for name in _names(forward)]
-    if itinerary is not forward:
-        steps.append(_step("Cleanup", old.get("Cleanup"), vm, itinerary, itinerary, seen))
-    return steps
+    table = book[vm.itinerary]
+    steps = [_step(name, old.get(name), vm, table, seen) for name in dict.fromkeys(row.step for row in table.rows)]
+    if table.on_failure:
+        return steps
+    return [_broken_off(step, vm, seen.now) for name, step in old.items() if name != CLEANUP] + steps
 
 
-def _forward(vm: VMStatus, itinerary: Itinerary, book: Book) -> Itinerary:
-    """The itinerary that was under way when a failure or cancel took over: its steps are those of the pipeline so far."""
-    if itinerary.on_failure:
-        return itinerary
-    known = {step.name for step in vm.pipeline} - {"Cleanup"}
-    return next((one for one in book.values() if one.on_failure and set(_names(one)) == known), book["cold"])
+def _broken_off(step: PipelineStep, vm: VMStatus, now: datetime) -> PipelineStep:
+    step = step.model_copy(deep=True)
+    if step.phase == "Running":
+        step.error = vm.error or StepError(phase=vm.phase, reasons=["cancelled by the user"])
+        _finish(step, now, done=False)
+    return step
 
 
-def _names(itinerary: Itinerary) -> Iterable[str]:
-    return dict.fromkeys(row.step for row in itinerary.rows)
-
-
-def _step(
-    name: str, old: PipelineStep | None, vm: VMStatus, current: Itinerary, table: Itinerary, seen: Seen
-) -> PipelineStep:
+def _step(name: str, old: PipelineStep | None, vm: VMStatus, table: Itinerary, seen: Seen) -> PipelineStep:
     step = old.model_copy(deep=True) if old else PipelineStep(name=name, description=DESCRIPTIONS.get(name, name))
-    if current is not table:  # failed or cancelled: the forward steps stand as they were
-        if step.phase == "Running":
-            step.error = vm.error or StepError(phase=vm.phase, reasons=["cancelled by the user"])
-            _finish(step, seen.now, done=False)
-        return step
     step.phase = _phase(name, vm, table)
     if step.phase != "Pending":
         step.started = step.started or seen.now
@@ -133,6 +123,20 @@ def conclude(vm: VMStatus, seen: Seen) -> None:
     if left:
         text, remedy = "; ".join(left), " ".join(remedies)
         conditions.set("LeftBehind", Category.WARN, now, message=text, suggestion=remedy, durable=True)
+
+
+def conclude_run(outcomes: Sequence[str], conditions: Conditions, now: datetime) -> None:
+    """How a migration of several VMs ended, for the Migration and for its plan: Succeeded, Failed or Canceled."""
+    total, moved, failed = len(outcomes), outcomes.count("succeeded"), outcomes.count("failed")
+    if total and moved == total:
+        conditions.set("Succeeded", Category.ADVISORY, now, message=f"{total} VMs were moved", durable=True)
+    elif failed:
+        reason = "PartlySucceeded" if moved else "Failed"
+        text = f"{failed} of {total} VMs failed, {moved} were moved"
+        conditions.set("Failed", Category.ADVISORY, now, reason=reason, message=text, durable=True)
+    else:
+        text = f"{total - moved} of {total} VMs were cancelled, {moved} were moved"
+        conditions.set("Canceled", Category.ADVISORY, now, message=text, durable=True)
 
 
 def _left(vm: VMStatus, seen: Seen) -> tuple[list[str], list[str]]:

@@ -168,8 +168,7 @@ def copying_paused(vm: VMStatus, seen: Seen) -> Verdict:
 
 def _pause(vm: VMStatus, seen: Seen, following: datetime) -> Wait:
     when = f"cutover at {seen.cutover:%Y-%m-%d %H:%M:%S} UTC" if seen.cutover else "no cutover time is set"
-    forecast = churn.forecast(phases.precopies(vm), seen.policy)
-    tail = f"; {forecast.basis}" if forecast.converging is False else ""
+    tail = f"; {vm.forecast.basis}" if vm.forecast and vm.forecast.converging is False else ""
     return Wait(
         f"{phases.current_round(vm)} precopies done, the next at {following:%H:%M:%S} UTC; {when}{tail}", following
     )
