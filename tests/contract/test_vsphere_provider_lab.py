@@ -21,6 +21,7 @@ from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.lab.vsphere import LabVM, VCenter
 from tranship.providers.vsphere import VsphereSource
+from tranship.testing.borrowing import borrow
 from tranship.transfer.address import DiskAddress, Extent
 from tranship.transfer.readers import open_reader
 
@@ -395,7 +396,7 @@ CONTENTS = (random.Random(3).randbytes(SIZE), random.Random(4).randbytes(SIZE //
 
 def test_the_datastore_folder(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, *CONTENTS)
-    opened = source.open_disks(vm, {"2000": "datastore", "2001": "datastore"}, "")
+    opened = borrow(source, vm, {"2000": "datastore", "2001": "datastore"})
     for key, content in zip(("2000", "2001"), CONTENTS, strict=True):
         assert whole(opened.addresses[key], SIZE) == content
     source.keep(opened.handle)
@@ -406,7 +407,7 @@ def test_a_name_that_needs_quoting(center: VCenter, source: VsphereSource) -> No
     made = center.add_vm("näme & 100% #1", (CONTENTS[0],))
     vm = inventory(center)[made.moref]
     assert vm.name == "näme & 100% #1"
-    opened = source.open_disks(vm, {"2000": "datastore"}, "")
+    opened = borrow(source, vm, {"2000": "datastore"})
     assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
 
 
@@ -414,7 +415,7 @@ def test_an_export_of_a_running_vm(center: VCenter, source: VsphereSource, tmp_p
     lab, vm = add(center, *CONTENTS, running=True)
     source.create_snapshot(vm, "tranship-1", quiesce=False)
     lab.write(0, b"after the snapshot")
-    opened = source.open_disks(vm, {"2000": "nfc", "2001": "nfc"}, "tranship-1")
+    opened = borrow(source, vm, {"2000": "nfc", "2001": "nfc"}, "tranship-1")
     source.keep(opened.handle)
     for key, content in zip(("2000", "2001"), CONTENTS, strict=True):
         assert exported(opened.addresses[key], tmp_path) == content
@@ -426,21 +427,21 @@ def test_an_export_of_a_running_vm(center: VCenter, source: VsphereSource, tmp_p
 
 def test_an_export_is_used_again_while_it_lives(center: VCenter, source: VsphereSource, tmp_path: Path) -> None:
     _, vm = add(center, *CONTENTS)
-    first = source.open_disks(vm, {"2000": "nfc", "2001": "nfc"}, "")
-    again = source.open_disks(vm, {"2001": "nfc"}, "", first.handle)
+    first = borrow(source, vm, {"2000": "nfc", "2001": "nfc"})
+    again = borrow(source, vm, {"2001": "nfc"}, before=first.handle)
     assert again.handle == first.handle
     assert exported(again.addresses["2001"], tmp_path) == CONTENTS[1]
     source.close_disks(first.handle)
-    after = source.open_disks(vm, {"2001": "nfc"}, "", first.handle)
+    after = borrow(source, vm, {"2001": "nfc"}, before=first.handle)
     assert after.handle != first.handle
     assert exported(after.addresses["2001"], tmp_path) == CONTENTS[1]
-    assert source.open_disks(vm, {"2001": "nfc"}, "", after.handle).handle == after.handle
+    assert borrow(source, vm, {"2001": "nfc"}, before=after.handle).handle == after.handle
     source.close_disks(after.handle)
 
 
 def test_an_export_of_a_vm_that_is_off(center: VCenter, source: VsphereSource, tmp_path: Path) -> None:
     _, vm = add(center, *CONTENTS)
-    opened = source.open_disks(vm, {"2001": "nfc"}, "")
+    opened = borrow(source, vm, {"2001": "nfc"})
     assert exported(opened.addresses["2001"], tmp_path) == CONTENTS[1]
     source.close_disks(opened.handle)
 
@@ -448,7 +449,7 @@ def test_an_export_of_a_vm_that_is_off(center: VCenter, source: VsphereSource, t
 def test_a_lease_that_another_session_opened(center: VCenter, source: VsphereSource) -> None:
     """A restarted controller has nothing but the handle: it may not be able to close it, and must not fail."""
     _, vm = add(center, *CONTENTS)
-    opened = source.open_disks(vm, {"2000": "nfc"}, "")
+    opened = borrow(source, vm, {"2000": "nfc"})
     other = make(center)
     other.keep(opened.handle)
     other.close_disks(opened.handle)
@@ -460,7 +461,7 @@ def test_a_lease_that_another_session_opened(center: VCenter, source: VsphereSou
 
 def test_the_movers_session_is_not_ours(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, *CONTENTS)
-    opened = source.open_disks(vm, {"2000": "datastore"}, "")
+    opened = borrow(source, vm, {"2000": "datastore"})
     center.faults.add("RetrievePropertiesEx", expire=True)
     source.observe(vm)
     assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
@@ -468,10 +469,10 @@ def test_the_movers_session_is_not_ours(center: VCenter, source: VsphereSource) 
 
 def test_a_cookie_is_never_stale(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, *CONTENTS)
-    source.open_disks(vm, {"2000": "datastore"}, "")
+    borrow(source, vm, {"2000": "datastore"})
     sessions = source._calls.content.sessionManager
     source._calls.call("end a session", lambda: sessions.TerminateSession([source._data._session]))
-    opened = source.open_disks(vm, {"2000": "datastore"}, "")
+    opened = borrow(source, vm, {"2000": "datastore"})
     assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
 
 
@@ -491,17 +492,17 @@ def test_identify_asks_again(center: VCenter, source: VsphereSource) -> None:
 def test_what_cannot_be_opened(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, running=True)
     with pytest.raises(Refused):
-        source.open_disks(vm, {"2000": "datastore"}, "")
+        borrow(source, vm, {"2000": "datastore"})
     source.create_snapshot(vm, "tranship-1", quiesce=False)
     with pytest.raises(Unsupported):
-        source.open_disks(vm, {"2000": "datastore"}, "tranship-1")
+        borrow(source, vm, {"2000": "datastore"}, "tranship-1")
     with pytest.raises(NotFound):
-        source.open_disks(vm, {"2009": "nfc"}, "tranship-1")
+        borrow(source, vm, {"2009": "nfc"}, "tranship-1")
     with pytest.raises(Unsupported):
-        source.open_disks(vm, {"2000": "telepathy"}, "tranship-1")
+        borrow(source, vm, {"2000": "telepathy"}, "tranship-1")
     source.power_off(vm)
     with pytest.raises(Unsupported, match="chain"):
-        source.open_disks(vm, {"2000": "datastore"}, "")
+        borrow(source, vm, {"2000": "datastore"})
 
 
 def test_probes(center: VCenter) -> None:

@@ -18,6 +18,7 @@ from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.providers.vsphere import VsphereSource, fetch_certificate
 from tranship.providers.vsphere.client import Client, Login
+from tranship.testing.borrowing import borrow
 
 VCSIM = runpy.run_path(str(Path(__file__).parent / "vcsim" / "process.py"))
 USER, PASSWORD = VCSIM["USER"], VCSIM["PASSWORD"]
@@ -299,7 +300,7 @@ def test_a_wrong_password(server: Any) -> None:
 
 def test_secrets_stay_out_of_sight(server: Any, source: VsphereSource, vm: VM) -> None:
     source.power_off(vm)
-    opened = source.open_disks(vm, {vm.disks[0].key: "datastore"}, "")
+    opened = borrow(source, vm, {vm.disks[0].key: "datastore"})
     assert PASSWORD not in repr(opened) + repr(source._login)
     assert "vmware_soap_session" in opened.addresses[vm.disks[0].key].credentials["cookie"]
     assert "cookie" not in repr(opened)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,8 +69,9 @@ def assert_moved(end: VMStatus, world: World) -> None:
     assert world.counts["machines"] == 1
     assert world.disks == DISKS.keys()
     assert not world.snapshots
+    assert not world.checkpoints
     assert all(disk.verified for disk in end.disks)
-    assert not [entry for entry in end.ledger if entry.kind == "snapshot"]
+    assert not [entry for entry in end.ledger if entry.kind in ("snapshot", "checkpoint")]
     assert [step.phase for step in end.pipeline] == ["Completed"] * len(end.pipeline)
 
 
@@ -79,6 +81,7 @@ def assert_back(end: VMStatus, world: World, outcome: str) -> None:
     assert world.machine is MachineState.ABSENT
     assert not world.disks
     assert not world.snapshots
+    assert not world.checkpoints
     assert not any(one.state is CopyState.RUNNING for copies in world.copies.values() for one in copies.values())
     assert all(one.released for copies in world.copies.values() for one in copies.values())
 
@@ -114,6 +117,14 @@ def test_warm_with_three_precopies() -> None:
     golden("warm-three-precopies", tell(end.story))
 
 
+@pytest.mark.parametrize("kind", ["backup", "layers"])
+def test_warm_from_ovirt(kind: Any) -> None:
+    world = World(policy(), kind=kind)
+    end = walk(vm("warm"), world, BOOK, each=cutover_after(3))
+    assert_moved(end, world)
+    golden(f"warm-by-{kind}", tell(end.story))
+
+
 def test_warm_without_vddk() -> None:
     world = World(policy())
     end = walk(vm("warm-without-vddk"), world, BOOK, each=cutover_after(1))
@@ -133,6 +144,18 @@ def test_cancel_during_precopy() -> None:
     golden("cancel-during-precopy", tell(end.story))
 
 
+@pytest.mark.parametrize("kind", ["backup", "layers"])
+@pytest.mark.parametrize("phase", ["CopyDisks", "CopyingPaused", "CreateSnapshot", "Finalize"])
+def test_cancel_leaves_neither_snapshot_nor_checkpoint(kind: Any, phase: str) -> None:
+    world = World(policy(), kind=kind, copy_looks=5)
+
+    def act(vm: VMStatus, world: World) -> None:
+        cutover_after(3)(vm, world)
+        world.cancelled = world.cancelled or (vm.phase == phase and len(vm.warm.precopies if vm.warm else []) >= 2)
+
+    assert_back(walk(vm("warm"), world, BOOK, each=act), world, "canceled")
+
+
 def test_failure_at_cutover() -> None:
     refused = Refused(
         "out of memory", what="creating the VM", fault="NoResources", side=Side.TARGET, remedy="Add memory."
@@ -146,20 +169,29 @@ def test_failure_at_cutover() -> None:
     golden("failure-at-cutover", tell(end.story))
 
 
-@pytest.mark.parametrize("itinerary", ["cold", "warm", "warm-without-vddk"])
+@pytest.mark.parametrize(
+    ("itinerary", "kind"),
+    [
+        ("cold", "tracking"),
+        ("warm", "tracking"),
+        ("warm", "backup"),
+        ("warm", "layers"),
+        ("warm-without-vddk", "tracking"),
+    ],
+)
 @pytest.mark.parametrize("lag", [0, 1, 2])
-def test_death_at_every_boundary_ends_in_the_same_world(itinerary: str, lag: int) -> None:
+def test_death_at_every_boundary_ends_in_the_same_world(itinerary: str, kind: Any, lag: int) -> None:
     boundaries: list[str] = []
     walk(
         vm(itinerary),
-        World(policy(), lag=lag),
+        World(policy(), kind=kind, lag=lag),
         BOOK,
         each=cutover_after(2 - (itinerary != "warm")),
         boundary=boundaries.append,
     )
     assert len(boundaries) > 20
     for fatal in range(len(boundaries)):
-        world, passed = World(policy(), lag=lag), 0
+        world, passed = World(policy(), kind=kind, lag=lag), 0
 
         def die(where: str) -> None:
             nonlocal passed

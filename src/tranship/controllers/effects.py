@@ -6,9 +6,10 @@ their job's directory.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from tranship.controllers.movers import Movers
-from tranship.errors import Broken, Refused
+from tranship.errors import Broken
 from tranship.inventory.vm import VM
 from tranship.migration import asks
 from tranship.migration.mapping import MachineOrder
@@ -59,10 +60,12 @@ class Effects:
         match ask:
             case asks.EnableChangeTracking(name):
                 source.enable_change_tracking(vm, name)
-            case asks.CreateSnapshot(name, quiesce):
-                source.create_snapshot(vm, name, quiesce=quiesce)
-            case asks.RemoveSnapshot(name):
+            case asks.CreateSnapshot(name, quiesce, since):
+                source.create_snapshot(vm, name, quiesce=quiesce, since=since)
+            case asks.RemoveSnapshot(name, _):
                 source.remove_snapshot(vm, name)
+            case asks.RemoveCheckpoint(id):
+                source.remove_checkpoint(vm, id)
             case asks.Consolidate():
                 source.consolidate(vm)
             case asks.ShutDownGuest():
@@ -98,25 +101,22 @@ class Effects:
         disks = [disk for disk in ask.ways if self._movers.look(disk, ask.round).state not in done]
         if not disks:
             return
-        ways = {disk: ask.ways[disk] for disk in disks}
-        opened = self._source.open_disks(self._vm, ways, ask.snapshot, self._movers.handle(ask.round))
-        self._movers.remember_handle(ask.round, opened.handle)
+        opened = self._source.open_disks(
+            self._vm,
+            {disk: ask.ways[disk] for disk in disks},
+            snapshot=ask.snapshot,
+            base=ask.base,
+            before=self._movers.handle(ask.round),
+            remember=partial(self._movers.remember_handle, ask.round),
+        )
         for disk in disks:
-            changed, full = None, ""
-            if base := ask.base.get(disk):
-                try:
-                    changed = self._source.changes(self._vm, disk, ask.snapshot, base)
-                except Refused as error:  # the changeId is of another epoch: everything may have changed
-                    full = f"the source knows no changes since {base}: {error.detail}"
             self._movers.start(
                 disk,
                 ask.round,
-                source=opened.addresses[disk],
+                source=opened[disk],
                 target=self._target.address(self._order, disk),
                 size=next(one.size for one in self._order.disks if one.source == disk),
                 point=f"{ask.round}/{ask.snapshot}/{ask.base.get(disk, '')}",
-                changed=changed,
-                full=full,
                 verify=self._verify,
             )
 

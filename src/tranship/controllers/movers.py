@@ -7,24 +7,15 @@
 Called by effects.py. The mover itself knows nothing of rounds' meaning, plans or providers.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from tranship.migration.seen import CopySeen, CopyState
+from tranship.providers.base import Reading
 from tranship.transfer import channel
-from tranship.transfer.address import DiskAddress, Extent
+from tranship.transfer.address import DiskAddress
 
 STOP_DEADLINE = 20.0  # seconds that a mover has to close its journal
-
-
-class Note(msgspec.Struct):
-    """What the controller knows of a job and the mover need not."""
-
-    areas: int = 0
-    full: str = ""
 
 
 class Movers:
@@ -33,15 +24,14 @@ class Movers:
 
     def look(self, disk: str, round_: int) -> CopySeen:
         report = channel.look(self._job(disk, round_))
-        note = self._note(disk, round_)
         return CopySeen(
             CopyState(report.state.value),
             total=report.total,
             done=report.done,
             copied=report.copied,
             zeroed=report.zeroed,
-            areas=note.areas,
-            full=note.full,
+            areas=report.areas,
+            full=self._why_full(disk, round_),
             rate=report.done / report.seconds if report.seconds else 0.0,
             seconds=report.seconds,
             digest=report.digest,
@@ -58,30 +48,26 @@ class Movers:
         disk: str,
         round_: int,
         *,
-        source: DiskAddress,
+        source: Reading,
         target: DiskAddress,
         size: int,
         point: str,
-        changed: Sequence[Extent] | None,
-        full: str,
         verify: bool,
     ) -> None:
-        """changed None = everything; full: why, although less was hoped for. point names what is read: a journal of another
-        point is not resumed."""
+        """point names what is read: a journal of another point is not resumed."""
         folder = self._job(disk, round_)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note = Note(areas=len(changed) if changed is not None else 1, full=full)
-        (folder / "note.json").write_bytes(msgspec.json.encode(note))
+        (folder / "full").write_text(source.full)
         job = channel.Job(
             disk=disk,
-            source=source,
+            source=source.address,
             target=target,
             size=size,
             round=str(round_),
             point=point,
             state=self._work / disk / "state",
-            base=str(round_ - 1) if changed is not None else None,
-            changed=tuple(changed) if changed is not None else None,
+            base=str(round_ - 1) if source.delta else None,
+            changed=source.changed,
             fresh=_untouched(target),
             verify=verify,
         )
@@ -98,14 +84,16 @@ class Movers:
     def remember_handle(self, round_: int, handle: str) -> None:
         if handle:
             self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._handle(round_).write_text(handle)
+            new = self._handle(round_).with_suffix(".new")
+            new.write_text(handle)
+            new.replace(self._handle(round_))
 
     def forget_handle(self, round_: int) -> None:
         self._handle(round_).unlink(missing_ok=True)
 
-    def _note(self, disk: str, round_: int) -> Note:
-        path = self._job(disk, round_) / "note.json"
-        return msgspec.json.decode(path.read_bytes(), type=Note) if path.exists() else Note()
+    def _why_full(self, disk: str, round_: int) -> str:
+        path = self._job(disk, round_) / "full"
+        return path.read_text() if path.exists() else ""
 
     def _job(self, disk: str, round_: int) -> Path:
         return self._work / disk / f"round-{round_}"

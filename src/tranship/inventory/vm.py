@@ -34,7 +34,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """key: the source's stable id of the disk on this VM (vSphere: device key, "2000"). bus: scsi, sata, ide or nvme.
+    """key: the source's stable id of the disk on this VM (vSphere: device key, "2000"). bus: virtio, scsi, sata, ide or nvme.
     change_tracking None = the platform does not say."""
 
     key: str
@@ -70,7 +70,8 @@ class Nic:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VM:
     """id: what the provider's API calls it (vSphere: moref, "vm-42"). Found by id, checked against instance_uuid,
-    never by BIOS uuid: duplicates of that one exist and the wrong VM has been powered off elsewhere."""
+    never by BIOS uuid: duplicates of that one exist and the wrong VM has been powered off elsewhere.
+    change_tracking None = the platform tells changes without it."""
 
     id: str
     name: str
@@ -91,7 +92,7 @@ class VM:
     hostname: str = ""
     tools_running: bool = False
     template: bool = False
-    change_tracking: bool = False
+    change_tracking: bool | None = False
     change_tracking_supported: bool = True
     consolidation_needed: bool = False
     snapshots: int = 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Made(NamedTuple):
-    """side: source or target. kind: snapshot, power, disk or machine."""
+    """side: source or target. kind: snapshot, checkpoint, power, disk or machine."""
 
     side: str
     kind: str
@@ -41,8 +41,11 @@ class EnableChangeTracking(Ask):
 
 @dataclass(frozen=True, slots=True)
 class CreateSnapshot(Ask):
+    """since: the checkpoint that the target holds, "" = none."""
+
     name: str
     quiesce: bool = False
+    since: str = ""
 
     @property
     def makes(self) -> tuple[Made, ...]:
@@ -51,7 +54,19 @@ class CreateSnapshot(Ask):
 
 @dataclass(frozen=True, slots=True)
 class RemoveSnapshot(Ask):
+    """leaves: the checkpoint that outlives it, "" = none."""
+
     name: str
+    leaves: str = ""
+
+    @property
+    def makes(self) -> tuple[Made, ...]:
+        return (Made("source", "checkpoint", self.leaves),) if self.leaves else ()
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCheckpoint(Ask):
+    id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _disks(plan: Plan, vm: VM, facts: Facts) -> Iterator[Finding]:
     for disk in vm.disks:
         if disk.capacity <= 0 or disk.capacity % 512:
             message = f"{vm.name}: {disk.label} has the size {disk.capacity}"
-            suggestion = "Repair the disk in vCenter, or detach it."
+            suggestion = "Repair the disk on the source, or detach it."
             yield Finding("InvalidDiskSizes", Category.CRITICAL, message, suggestion, "NotValid", vm.name)
         if disk.rdm:
             category = Category.CRITICAL if disk.rdm == "physical" else Category.WARN
@@ -135,6 +135,15 @@ def _concerns(vm: VM) -> Iterator[Finding]:
 
 
 def _warm(plan: Plan, vm: VM) -> Iterator[Finding]:
+    if vm.snapshots >= MOST_SNAPSHOTS:
+        message = f"{vm.name} has {vm.snapshots} snapshots; one more of ours would leave no reserve"
+        yield Finding("VMHasSnapshots", Category.CRITICAL, message, "Remove snapshots of the VM.", item=vm.name)
+    if vm.change_tracking is not None:
+        yield from _tracking(plan, vm)
+
+
+def _tracking(plan: Plan, vm: VM) -> Iterator[Finding]:
+    """Where changes are told only by tracking that has to be on, and that a reverted snapshot makes wrong."""
     allowed = plan.spec.precopy is not None and plan.spec.precopy.enable_change_tracking
     without = [disk.label for disk in vm.disks if disk.change_tracking is False or not vm.change_tracking]
     if not vm.change_tracking_supported:
@@ -151,12 +160,7 @@ def _warm(plan: Plan, vm: VM) -> Iterator[Finding]:
             )
         reason = "MissingChangedBlockTracking"
         yield Finding("VMMissingChangedBlockTracking", category, message, suggestion, reason, vm.name)
-    if vm.snapshots >= MOST_SNAPSHOTS:
-        message = (
-            f"{vm.name} has {vm.snapshots} snapshots; one more of ours would leave no reserve (vSphere's limit is 31)"
-        )
-        yield Finding("VMHasSnapshots", Category.CRITICAL, message, "Remove snapshots in vCenter.", item=vm.name)
-    elif vm.snapshots:
+    if 0 < vm.snapshots < MOST_SNAPSHOTS:
         message = (
             f"{vm.name} has {vm.snapshots} snapshots; reverting to one during the migration would make increments wrong"
         )

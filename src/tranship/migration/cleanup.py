@@ -28,6 +28,13 @@ def stop_target(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance("the target VM does not run")
 
 
+def release_source(vm: VMStatus, seen: Seen) -> Verdict:
+    blocking = [one for one in phases.own_snapshots(seen) if one.blocks_power_on]
+    if blocking and vm.restore_power_state == Power.ON.value and seen.source.power is not Power.ON:
+        return phases.remove(blocking[0], seen)
+    return Advance("nothing of ours keeps the source VM from starting")
+
+
 def restore_power(vm: VMStatus, seen: Seen) -> Verdict:
     if vm.restore_power_state != Power.ON.value:
         return Advance("the source VM was not on")
@@ -82,12 +89,19 @@ def _compensation(name: str) -> Itinerary:
         (
             Row("StopCopies", "Cleanup", stop_copies, stubborn=True),
             Row("StopTarget", "Cleanup", stop_target, deadline=lambda policy: policy.start_deadline, stubborn=True),
+            Row(
+                "ReleaseSource",
+                "Cleanup",
+                release_source,
+                deadline=lambda policy: policy.removal_deadline,
+                stubborn=True,
+            ),
             Row("RestorePower", "Cleanup", restore_power, deadline=lambda policy: policy.start_deadline, stubborn=True),
             Row(
                 "RemoveSnapshots",
                 "Cleanup",
-                phases.remove_snapshots,
-                phases.record_snapshots_gone,
+                phases.remove_all,
+                phases.record_removed,
                 deadline=lambda policy: policy.removal_deadline,
                 stubborn=True,
             ),

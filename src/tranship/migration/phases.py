@@ -13,13 +13,14 @@ from tranship.migration.asks import (
     CreateMachine,
     EndCopies,
     PowerOff,
+    RemoveCheckpoint,
     RemoveSnapshot,
     ShutDownGuest,
     StartCopies,
     StartMachine,
 )
 from tranship.migration.itinerary import Advance, Do, Fail, Verdict, Wait
-from tranship.migration.seen import CopySeen, CopyState, MachineState, Seen
+from tranship.migration.seen import CopySeen, CopyState, MachineState, Seen, Snapshot
 from tranship.resources.vm import CutoverStatus, Precopy, VMStatus
 from tranship.units import format_bytes, format_duration
 
@@ -190,18 +191,49 @@ def record_all_copied(vm: VMStatus, seen: Seen) -> None:
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
-def remove_snapshots(vm: VMStatus, seen: Seen) -> Verdict:
-    """Only this migration's; users' snapshots stay whatever happens."""
-    names = [one.name for one in seen.source.snapshots if one.name.startswith(f"{seen.policy.mark}-")]
-    if names:
-        return Do((RemoveSnapshot(names[-1]),), f"removing snapshot {names[-1]}")
+def remove_previous(vm: VMStatus, seen: Seen) -> Verdict:
+    """What the next round does not name as its base."""
+    return _remove(vm, seen, bases(vm))
+
+
+def remove_all(vm: VMStatus, seen: Seen) -> Verdict:
+    return _remove(vm, seen, frozenset())
+
+
+def bases(vm: VMStatus) -> frozenset[str]:
+    return frozenset(disk.base for disk in vm.disks if disk.base)
+
+
+def own_snapshots(seen: Seen) -> list[Snapshot]:
+    return [one for one in seen.source.snapshots if one.name.startswith(f"{seen.policy.mark}-")]
+
+
+def _remove(vm: VMStatus, seen: Seen, keep: frozenset[str]) -> Verdict:
+    """Only this migration's; users' snapshots and checkpoints stay whatever happens."""
+    snapshots = [one for one in own_snapshots(seen) if one.id not in keep]
+    if snapshots:
+        return remove(snapshots[-1], seen)
     if seen.source.tasks:  # a snapshot asked for by a controller that died may still appear
         return Wait(f"the source still works on the VM: {', '.join(seen.source.tasks)}")
-    return Advance("no snapshot of ours is left")
+    own = {entry.name for entry in vm.ledger if entry.kind == "checkpoint"}
+    own |= {delta.delta_id for one in precopies(vm) for delta in one.deltas}
+    for id in seen.source.checkpoints:
+        if id in own - keep:
+            return Do((RemoveCheckpoint(id),), f"removing checkpoint {id}")
+    return Advance("nothing of ours is left" if not keep else "what the next round does not need is gone")
 
 
-def record_snapshots_gone(vm: VMStatus, seen: Seen) -> None:
-    vm.ledger = [entry for entry in vm.ledger if entry.kind != "snapshot"]
+def remove(snapshot: Snapshot, seen: Seen) -> Verdict:
+    """One that is being made has to be there first: only then it says what it leaves behind."""
+    if snapshot.blocks_power_on and not snapshot.checkpoint and seen.source.tasks:
+        return Wait(f"the source still works on the VM: {', '.join(seen.source.tasks)}")
+    return Do((RemoveSnapshot(snapshot.name, snapshot.checkpoint),), f"removing snapshot {snapshot.name}")
+
+
+def record_removed(vm: VMStatus, seen: Seen) -> None:
+    """What stays in the ledger is what is still there."""
+    there = {one.name for one in own_snapshots(seen)} | set(seen.source.checkpoints)
+    vm.ledger = [one for one in vm.ledger if one.kind not in ("snapshot", "checkpoint") or one.name in there]
 
 
 # --- target machine --------------------------------------------------------------------------------------------------

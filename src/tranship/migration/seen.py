@@ -14,26 +14,34 @@ from tranship.inventory.vm import Power
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """change_ids: disk key -> changeId; an absent or empty one means that CBT is off for that disk."""
+    """Disks frozen under a name: a snapshot, or an oVirt backup. change_ids: disk key -> what the next round names as its
+    base; an absent or empty one means that changes of that disk are not tracked. checkpoint: what of it outlives its
+    removal on the source, as a base, and has to be removed apart; "" = nothing. blocks_power_on: the VM cannot be started
+    while it is there."""
 
     id: str
     name: str
     change_ids: Mapping[str, str] = field(default_factory=dict)
     quiesced: bool = False
+    checkpoint: str = ""
+    blocks_power_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SourceDisk:
+    """change_tracking None: the platform tells changes without anything having to be switched on."""
+
     key: str
     capacity: int
     backing_uuid: str = ""
-    change_tracking: bool = False
+    change_tracking: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSeen:
     """A live read of the source VM (never from cache). snapshots: the whole tree, parents first, users' ones included.
-    active: true change tracking was activated by a stun. tasks: running tasks on this VM (snapshot, relocate, ...)."""
+    tasks: what works on this VM now and must end before its snapshots are touched (a snapshot, a relocation, another tool's
+    backup, a locked disk). checkpoints: ids of all that the VM has, others' included."""
 
     power: Power
     snapshots: tuple[Snapshot, ...] = ()
@@ -41,6 +49,7 @@ class SourceSeen:
     consolidation_needed: bool = False
     tools_running: bool = False
     tasks: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
 
     def snapshot(self, name: str) -> Snapshot | None:
         return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)

@@ -1,6 +1,6 @@
 """The warm itineraries: copy while the VM runs, cut over when the user says so.
 
-With random access to snapshots (VDDK):
+With random access to snapshots (VDDK, oVirt):
 
     Started > EnableChangeTracking > CreateInitialSnapshot > WaitForInitialSnapshot > StoreInitialSnapshotDeltas >
     CreateDataVolumes >
@@ -10,8 +10,13 @@ With random access to snapshots (VDDK):
     Finalize > CreateVM > RemoveFinalSnapshot > WaitForFinalSnapshotRemoval > Completed
 
 The order inside a round is what keeps data whole: changeIds noted, areas copied and proved, the snapshot removed and
-consolidated, only then the next one made. (Making the next before removing the last has corrupted file systems.) The last
-snapshot is removed when the target runs already: consolidation takes minutes to hours and is not part of the downtime.
+consolidated, only then the next one made. (On vSphere, making the next before removing the last has corrupted file systems.)
+The last snapshot is removed when the target runs already: consolidation takes minutes to hours and is not part of the
+downtime.
+
+oVirt walks the same rows. By its backup API a round's "snapshot" is a backup, and what tells the next round's changes is the
+checkpoint that the backup leaves behind. By snapshots it is the layer between two of them, so the last one stays until the
+next is copied. Hence one rule: after a round, whatever the next round does not name as its base is removed.
 
 Without VDDK a running VM can be read once, as a stream of the first snapshot; changes since then are read from the datastore
 when the VM is off and its own snapshots are gone, so there is one full copy and one final delta.
@@ -29,12 +34,15 @@ from tranship.resources.vm import Delta, Precopy, VMStatus, Warm
 
 
 def enable_change_tracking(vm: VMStatus, seen: Seen) -> Verdict:
+    disks = [one for one in seen.source.disks if one.key in seen.policy.disks]
+    if all(one.change_tracking is None for one in disks):
+        return Advance("the source tells changes without anything being switched on")
     foreign = [one.name for one in seen.source.snapshots if not one.name.startswith(seen.policy.own)]
     if foreign:
         remedy = "Remove the snapshot, or migrate the VM cold."
         detail = f"the VM has the snapshot {foreign[0]!r}; reverting to it would make increments wrong"
         return Fail(Refused(detail, what="warm migration", fault="VMHasSnapshots", side=Side.SOURCE, remedy=remedy))
-    off = [one.key for one in seen.source.disks if one.key in seen.policy.disks and not one.change_tracking]
+    off = [one.key for one in disks if not one.change_tracking]
     if not off:
         return Advance("changed block tracking is on for every disk")
     if seen.policy.enable_change_tracking:
@@ -55,7 +63,8 @@ def _snapshot(vm: VMStatus, seen: Seen, number: int) -> Verdict:
         return Wait(f"the source still works on the VM: {', '.join(seen.source.tasks)}")
     if seen.source.consolidation_needed:
         return Do((Consolidate(),), "consolidating before the next snapshot", again=60.0)
-    return Do((CreateSnapshot(name, quiesce=seen.policy.quiesce),), f"making snapshot {name}")
+    since = next(iter(sorted(phases.bases(vm))), "")
+    return Do((CreateSnapshot(name, seen.policy.quiesce, since),), f"making snapshot {name}")
 
 
 def create_snapshot(vm: VMStatus, seen: Seen) -> Verdict:
@@ -194,7 +203,7 @@ def copy_offline(vm: VMStatus, seen: Seen) -> Verdict:
 
 def no_snapshot_left(vm: VMStatus, seen: Seen) -> Verdict:
     """The datastore serves a disk only without a chain."""
-    verdict = phases.remove_snapshots(vm, seen)
+    verdict = phases.remove_all(vm, seen)
     return verdict if isinstance(verdict, Do) else wait_for_removal(vm, seen)
 
 
@@ -214,7 +223,7 @@ _FIRST = (
     Row("StoreInitialSnapshotDeltas", "Initialize", store_deltas, record_deltas),
     Row("CreateDataVolumes", "Initialize", phases.create_disks),
     Row("CopyDisks", "DiskTransfer", copy_disks, phases.record_copy),
-    Row("RemovePreviousSnapshot", "DiskTransfer", phases.remove_snapshots, phases.record_snapshots_gone),
+    Row("RemovePreviousSnapshot", "DiskTransfer", phases.remove_previous, phases.record_removed),
     Row("WaitForPreviousSnapshotRemoval", "DiskTransfer", wait_for_removal, deadline=_removal_deadline),
 )
 _POWER_OFF = (
@@ -248,8 +257,8 @@ WARM = Itinerary(
         Row(
             "RemoveFinalSnapshot",
             "WaitForFinalSnapshotConsolidation",
-            phases.remove_snapshots,
-            phases.record_snapshots_gone,
+            phases.remove_all,
+            phases.record_removed,
             deadline=_removal_deadline,
             stubborn=True,
             point_of_no_return=True,

@@ -48,12 +48,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """Disks ready to be read, by disk key. handle: what must be kept alive and closed ("" = nothing); it may be saved and
-    survives a restart of the controller."""
+class Reading:
+    """One disk ready to be read. delta: only what changed since the base that was given; changed: where, None = the disk's
+    reader tells. full: why everything has to be read although a base was given."""
 
-    addresses: Mapping[str, DiskAddress]
-    handle: str = ""
+    address: DiskAddress
+    delta: bool = False
+    changed: tuple[Extent, ...] | None = None
+    full: str = ""
 
 
 class Source(Protocol):
@@ -71,10 +73,15 @@ class Source(Protocol):
     def enable_change_tracking(self, vm: VM, name: str) -> None:
         """Switch change tracking on and activate it (a snapshot under `name` is made and removed where that is needed)."""
 
-    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool) -> None: ...
+    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool, since: str = "") -> None:
+        """Freeze the disks under `name`: a snapshot, or what the platform has in its place (an oVirt backup). since: the
+        checkpoint that the target holds, "" = none. Returns when the disks can be read."""
 
     def remove_snapshot(self, vm: VM, name: str) -> None:
         """Returns when it is gone and consolidated, or raises TimedOut (temporary): call again."""
+
+    def remove_checkpoint(self, vm: VM, id: str) -> None:
+        """One that a snapshot of ours left behind as the base of the next round. Unknown ones are ignored."""
 
     def consolidate(self, vm: VM) -> None: ...
 
@@ -89,19 +96,28 @@ class Source(Protocol):
 
     def probe(self, vm: VM) -> tuple[Probe, ...]: ...
 
-    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str, before: str = "") -> Opened:
-        """snapshot: name of an own snapshot, "" = the powered-off VM itself. ways: disk key -> way. before: the handle of
-        an earlier call for the same; other disks may still be read by it, so what it stands for is used on if it lives."""
+    def open_disks(
+        self,
+        vm: VM,
+        ways: Mapping[str, str],
+        *,
+        snapshot: str,
+        base: Mapping[str, str],
+        before: str,
+        remember: Callable[[str], None],
+    ) -> Mapping[str, Reading]:
+        """ways: disk key -> way, of the disks that are wanted. snapshot: name of an own snapshot, "" = the powered-off VM
+        itself. base: disk key -> changeId of what the target holds, of the disks that have one.
+
+        What is lent for reading (a lease, a transfer) stands in a handle that `remember` is told as soon as it exists; it
+        survives a restart of the controller. before: the handle of an earlier call for the same snapshot; other disks may
+        still be read by it, so what it stands for is used on if it lives."""
 
     def keep(self, handle: str) -> None:
         """Keep alive. Called at least every 30 s while copies run. Unknown handles are ignored."""
 
     def close_disks(self, handle: str) -> None:
         """Give back. Unknown or already closed handles are ignored."""
-
-    def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
-        """Areas changed between changeId `since` and the own snapshot (""= the powered-off VM's present), complete: paged to
-        the capacity. Raises Refused when `since` is not usable: then the disk has to be copied fully."""
 
     def close(self) -> None: ...
 

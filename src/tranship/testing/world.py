@@ -3,11 +3,16 @@
 Used by tests of migration/ and by whoever writes an itinerary. It is unkind: effects are seen `lag` looks late, guests may
 refuse to shut down, asks fail as scripted, and it counts what must happen only once. Its rules are those of the field: no two
 machines up at once, no snapshot made while another of ours is there, no disk deleted that holds the only copy.
+
+`kind` says how the source tells changes: "tracking" (vSphere: changeIds, which need nothing that stays), "backup" (oVirt: the
+snapshot is a backup and leaves a checkpoint behind; a VM under backup cannot be started) or "layers" (oVirt: what is between
+two snapshots, so the last one has to stay until the next is copied).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from tranship.errors import TranshipError
 from tranship.inventory.vm import Power
@@ -33,6 +38,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 @dataclass
 class World:
     policy: Policy
+    kind: Literal["tracking", "backup", "layers"] = "tracking"
     now: datetime = START
     tick: float = 3.0
     power: Power = Power.ON
@@ -40,6 +46,7 @@ class World:
     guest_obeys: bool = True
     tracking: bool = True
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    checkpoints: set[str] = field(default_factory=set)
     epoch: int = 0
     churn: int = 8 << 20  # bytes that the guest changes between two snapshots
     copies: dict[int, dict[str, CopySeen]] = field(default_factory=dict)
@@ -59,8 +66,15 @@ class World:
         """Facts as they were `lag` looks ago, copies as they are."""
         self.now += timedelta(seconds=self.tick)
         self._progress(round_)
-        disks = tuple(SourceDisk(key, size, change_tracking=self.tracking) for key, size in self.policy.disks.items())
-        source = SourceSeen(self.power, tuple(self.snapshots.values()), disks, tools_running=self.tools)
+        tracking = self.tracking if self.kind == "tracking" else None
+        disks = tuple(SourceDisk(key, size, change_tracking=tracking) for key, size in self.policy.disks.items())
+        source = SourceSeen(
+            self.power,
+            tuple(self.snapshots.values()),
+            disks,
+            tools_running=self.tools,
+            checkpoints=tuple(sorted(self.checkpoints)),
+        )
         self._history.append((source, TargetSeen(frozenset(self.disks), self.machine)))
         source, target = self._history[max(len(self._history) - 1 - self.lag, 0)]
         failed, self._failed = self._failed, {}
@@ -104,13 +118,31 @@ class World:
     def _CreateSnapshot(self, ask: asks.CreateSnapshot) -> None:
         if ask.name in self.snapshots:
             return
-        assert not self.snapshots, f"{ask.name} was made while {list(self.snapshots)} is there"
+        own = [one for one in self.snapshots if one.startswith(self.policy.mark)]
+        most = 1 if self.kind == "layers" else 0
+        assert len(own) <= most, f"{ask.name} was made while {own} is there"
         self.epoch += 1
-        ids = dict.fromkeys(self.policy.disks, f"uuid/{self.epoch}") if self.tracking else {}
-        self.snapshots[ask.name] = Snapshot(f"snapshot-{self.epoch}", ask.name, ids)
+        match self.kind:
+            case "tracking":
+                ids = dict.fromkeys(self.policy.disks, f"uuid/{self.epoch}") if self.tracking else {}
+                made = Snapshot(f"snapshot-{self.epoch}", ask.name, ids)
+            case "layers":
+                made = Snapshot(
+                    f"layer-{self.epoch}", ask.name, dict.fromkeys(self.policy.disks, f"layer-{self.epoch}")
+                )
+            case "backup":
+                assert not ask.since or ask.since in self.checkpoints, f"{ask.since} is gone"
+                left = f"checkpoint-{self.epoch}"
+                self.checkpoints.add(left)
+                ids = dict.fromkeys(self.policy.disks, left)
+                made = Snapshot(f"backup-{self.epoch}", ask.name, ids, checkpoint=left, blocks_power_on=True)
+        self.snapshots[ask.name] = made
 
     def _RemoveSnapshot(self, ask: asks.RemoveSnapshot) -> None:
         self.snapshots.pop(ask.name, None)
+
+    def _RemoveCheckpoint(self, ask: asks.RemoveCheckpoint) -> None:
+        self.checkpoints.discard(ask.id)
 
     def _Consolidate(self, ask: asks.Consolidate) -> None:
         pass
@@ -124,6 +156,7 @@ class World:
 
     def _PowerOn(self, ask: asks.PowerOn) -> None:
         assert self.machine is not MachineState.RUNNING, "source and target up at once"
+        assert not any(one.blocks_power_on for one in self.snapshots.values()), "the VM is under backup"
         self._set_power(Power.ON)
 
     def _set_power(self, power: Power) -> None:
@@ -135,6 +168,8 @@ class World:
         self.disks |= self.policy.disks.keys()
 
     def _StartCopies(self, ask: asks.StartCopies) -> None:
+        ids = {one.id for one in self.snapshots.values()} | self.checkpoints
+        assert self.kind == "tracking" or ids >= set(ask.base.values()), "the base of the delta is gone"
         assert ask.snapshot in self.snapshots or (not ask.snapshot and self.power is Power.OFF), "nothing to read from"
         known = self.copies.setdefault(ask.round, {})
         for disk in ask.ways:

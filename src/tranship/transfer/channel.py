@@ -65,8 +65,8 @@ class State(Enum):
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a mover's folder says. Bytes: total of the plan, done so far, copied (written), zeroed, skipped (zeros left
-    out), read. phase: opening, copying, verifying. proved, to_prove: bytes of the reading back. Of a failure: reason,
-    message, temporary, suggestion as in `tranship.errors`."""
+    out), read. areas: changed ones that the source named. phase: opening, copying, verifying. proved, to_prove: bytes of
+    the reading back. Of a failure: reason, message, temporary, suggestion as in `tranship.errors`."""
 
     state: State
     phase: str = ""
@@ -76,6 +76,7 @@ class Report:
     zeroed: int = 0
     skipped: int = 0
     read: int = 0
+    areas: int = 0
     healed: int = 0
     proved: int = 0
     to_prove: int = 0

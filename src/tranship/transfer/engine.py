@@ -141,7 +141,10 @@ class Engine:
     # -- the supervisor ---------------------------------------------------------------------------------------------
 
     def _start(self) -> list[threading.Thread]:
-        self.stats.total = self.size if self._changed is None else sum(e.length for e in self._areas())
+        self.stats.total = self.size
+        if self._changed is not None:
+            lengths = [area.length for area in self._areas()]
+            self.stats.total, self.stats.areas = sum(lengths), len(lengths)
         self.stats.done = self.journal.bytes
         if not self.reader.random_access:
             feed = Feed(self)
@@ -325,12 +328,12 @@ class Engine:
         for op in ops:
             if op.action in (Action.ZERO, Action.SKIP):
                 buffer.clear(op.start - leaf.start, op.length)
-        read = copied = zeroed = skipped = areas = 0
+        read = copied = zeroed = skipped = pieces = 0
         blank = True
         for op in ops:
             if op.action is Action.COPY:
                 data, zeros = self._write(leaf, buffer, op)
-                read, areas, copied = read + op.length, areas + 1, copied + data
+                read, pieces, copied = read + op.length, pieces + 1, copied + data
                 zeroed, skipped = (zeroed, skipped + zeros) if self.sparse else (zeroed + zeros, skipped)
                 blank = blank and not data
             elif op.action is Action.ZERO:
@@ -344,7 +347,7 @@ class Engine:
             self.leaves.put_zeros(leaf.index, 1)
         else:
             self.leaves.put(leaf.index, buffer.digest(leaf.length))
-        self.stats.add(read=read, copied=copied, zeroed=zeroed, skipped=skipped, areas=areas)
+        self.stats.add(read=read, copied=copied, zeroed=zeroed, skipped=skipped, pieces=pieces)
         self._note(leaf)
 
     def _write(self, leaf: Leaf, buffer: Buffer, op: Op) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 class Stats:
     """Bytes unless said otherwise. total: of the plan. done: of the plan, finished, those of earlier runs included.
     read: from the source. copied: written. zeroed: made to read as zeros. skipped: zeros left out on a fresh target.
-    areas: pieces read. healed: leaves read whole because the target did not hold what it should. proved: read back."""
+    areas: changed areas that the source named; pieces: reads that they came to. healed: leaves read whole because the
+    target did not hold what it should. proved: read back."""
 
     total: int = 0
     done: int = 0
@@ -20,6 +21,7 @@ class Stats:
     zeroed: int = 0
     skipped: int = 0
     areas: int = 0
+    pieces: int = 0
     healed: int = 0
     proved: int = 0
     to_prove: int = 0

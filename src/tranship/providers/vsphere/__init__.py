@@ -1,6 +1,6 @@
 """VMware vSphere as a source: vCenter or a single ESXi host."""
 
+from tranship.providers.trust import Certificate, fetch_certificate
 from tranship.providers.vsphere.source import VsphereSource
-from tranship.providers.vsphere.trust import Certificate, fetch_certificate
 
 __all__ = ["Certificate", "VsphereSource", "fetch_certificate"]

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
 from tranship.errors import NotFound, Refused, Side, TimedOut, TranshipError, Unreachable, Untrusted
+from tranship.providers.trust import Trust, describe, endpoint
 from tranship.providers.vsphere import wire
 from tranship.providers.vsphere.faults import explain
 from tranship.providers.vsphere.sdk import (
@@ -34,7 +35,6 @@ from tranship.providers.vsphere.sdk import (
     vim,
     vmodl,
 )
-from tranship.providers.vsphere.trust import Trust, describe, endpoint
 
 T = TypeVar("T")
 

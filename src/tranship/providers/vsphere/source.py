@@ -15,7 +15,7 @@ from tranship.errors import NotFound, Refused, Side, TranshipError, Unsupported
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
-from tranship.providers.base import DiskWay, Identity, Opened, Probe
+from tranship.providers.base import DiskWay, Identity, Probe, Reading
 from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, ways, wire
 from tranship.providers.vsphere.client import Client, Login
 from tranship.providers.vsphere.disks import LiveDisk, live_disks
@@ -80,11 +80,14 @@ class VsphereSource:
     def enable_change_tracking(self, vm: VM, name: str) -> None:
         snapshots.enable_change_tracking(self._calls, vm, name)
 
-    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool) -> None:
+    def create_snapshot(self, vm: VM, name: str, *, quiesce: bool, since: str = "") -> None:
         snapshots.create(self._calls, vm, name, quiesce=quiesce)
 
     def remove_snapshot(self, vm: VM, name: str) -> None:
         snapshots.remove(self._calls, vm, name)
+
+    def remove_checkpoint(self, vm: VM, id: str) -> None:
+        """vSphere keeps none: a changeId needs nothing that stays."""
 
     def consolidate(self, vm: VM) -> None:
         snapshots.consolidate(self._calls, vm)
@@ -104,7 +107,16 @@ class VsphereSource:
         kinds = [] if self._vddk else [(id, self._kind(id)) for id in {disk.datastore for disk in vm.disks} if id]
         return ways.choose(vm, warm=warm, vddk=self._vddk, kinds=kinds)
 
-    def open_disks(self, vm: VM, ways: Mapping[str, str], snapshot: str, before: str = "") -> Opened:
+    def open_disks(
+        self,
+        vm: VM,
+        ways: Mapping[str, str],
+        *,
+        snapshot: str,
+        base: Mapping[str, str],
+        before: str,
+        remember: Callable[[str], None],
+    ) -> Mapping[str, Reading]:
         """One lease for all the disks that are exported. The handle keeps the lease, or the session of the cookies."""
         moid, disks = self._frozen(vm, snapshot)
         missing = [key for key in ways if key not in disks]
@@ -112,9 +124,10 @@ class VsphereSource:
             raise NotFound(f" on VM {vm.name}", what="disk", name=missing[0], side=Side.SOURCE)
         addresses: dict[str, DiskAddress] = {}
         streamed = [disks[key] for key, way in ways.items() if way == "nfc"]
-        handle = f"{_SESSION}{vm.id}" if "datastore" in ways.values() else ""
         if {"datastore", "nfc"} & set(ways.values()):
             self._data.touch()  # its cookie goes into the addresses, and it may have rested for hours
+        if "datastore" in ways.values():
+            remember(f"{_SESSION}{vm.id}")
         for key, way in ways.items():
             match way:
                 case "vddk":
@@ -127,9 +140,17 @@ class VsphereSource:
                     raise Unsupported("no such way from vSphere", what=f"reading disk {key} by {way}")
         if streamed:
             lease, offered = leases.open_lease(self._data, vm.id, moid, streamed, before.removeprefix(_LEASE))
-            handle = f"{_LEASE}{lease}"
+            remember(f"{_LEASE}{lease}")
             addresses |= {key: self._stream_address(stream) for key, stream in offered.items()}
-        return Opened(addresses, handle)
+        return {key: self._reading(vm, key, address, snapshot, base.get(key, "")) for key, address in addresses.items()}
+
+    def _reading(self, vm: VM, disk: str, address: DiskAddress, snapshot: str, since: str) -> Reading:
+        if not since:
+            return Reading(address)
+        try:
+            return Reading(address, delta=True, changed=self.changes(vm, disk, snapshot, since))
+        except Refused as error:  # the changeId is of another epoch: everything may have changed
+            return Reading(address, full=f"the source knows no changes since {since}: {error.detail}")
 
     def keep(self, handle: str) -> None:
         if handle.startswith(_LEASE):
@@ -142,6 +163,8 @@ class VsphereSource:
             leases.close_lease(self._data, handle.removeprefix(_LEASE))
 
     def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
+        """Areas changed between changeId `since` and the own snapshot ("" = the powered-off VM's present), complete: paged
+        to the capacity. Raises Refused when `since` is not usable."""
         moid, disks = self._frozen(vm, snapshot)
         if disk not in disks:
             raise NotFound(f" on VM {vm.name}", what="disk", name=disk, side=Side.SOURCE)
@@ -175,18 +198,20 @@ class VsphereSource:
         if not possible:
             reason = "it needs the VM off" if way == "datastore" else "it needs the VM off, or an own snapshot"
             return Probe(way, None, f"cannot be tried now: {reason}")
+        lent: list[str] = []
         try:
             if way == "vddk":
                 ways.library(self._vddk)
             disks = self._frozen(vm, snapshot)[1]
             first = min(disks, key=int)
-            opened = self.open_disks(vm, {first: way}, snapshot)
+            wanted = {first: way}
+            opened = self.open_disks(vm, wanted, snapshot=snapshot, base={}, before="", remember=lent.append)
+            outcome = channel.probe(opened[first].address, disks[first].capacity)
         except TranshipError as error:
             return Probe(way, False, str(error))
-        try:
-            outcome = channel.probe(opened.addresses[first], disks[first].capacity)
         finally:
-            self.close_disks(opened.handle)
+            for handle in lent:
+                self.close_disks(handle)
         return Probe(way, outcome.works, outcome.detail)
 
     # -- addresses -----------------------------------------------------------------------------------------------------
