@@ -150,7 +150,11 @@ class ProviderController:
             connection.target = registry.open_target(spec.type, settings)
         else:
             if not spec.url:
-                raise Invalid("is missing", field="spec.url", remedy="Write the address, for example https://HOST/sdk.")
+                raise Invalid(
+                    "is missing",
+                    field="spec.url",
+                    remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
+                )
             values = {name: secret.text(name) for name in secret.keys} if secret else {}
             connection.source = registry.open_source(spec.type, spec.url, values, spec.settings)
 
@@ -228,7 +232,9 @@ def _say_health(conditions: Conditions, connection: Connection) -> None:
         conditions.set("ConnectionInsecure", Category.WARN, now, message=text, suggestion=remedy)
     if identity.missing_privileges:
         text = f"the user lacks {', '.join(identity.missing_privileges)}"
-        conditions.set("InsufficientPrivileges", Category.WARN, now, message=text, suggestion="Grant them in vCenter.")
+        conditions.set(
+            "InsufficientPrivileges", Category.WARN, now, message=text, suggestion="Grant them on the platform."
+        )
     if connection.estate is None:
         conditions.set("LoadInventory", Category.ADVISORY, now, message="the inventory is being loaded")
         return

@@ -51,6 +51,7 @@ class Disk:
     serial: str = ""
     backing_uuid: str = ""
     change_tracking: bool | None = None
+    bootable: bool = False
 
     @property
     def independent(self) -> bool:
@@ -92,6 +93,7 @@ class VM:
     hostname: str = ""
     tools_running: bool = False
     template: bool = False
+    native: bool = False  # it runs on KVM already: its guest has the drivers for the disks and NICs it has
     change_tracking: bool | None = False
     change_tracking_supported: bool = True
     consolidation_needed: bool = False

@@ -4,7 +4,7 @@ Pure. Called when a plan is validated and when a migration starts; target provid
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -127,7 +127,6 @@ def order(
 ) -> MachineOrder:
     """The machine to be made. Everything must be mapped (see `unmapped`). Raises Invalid for an impossible name."""
     name = target_name(entry.target_name, vm.name, vm.id)
-    compatible = plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode
     return MachineOrder(
         owner=f"{plan.uid}/{vm.id}",
         name=name,
@@ -139,14 +138,32 @@ def order(
         firmware=vm.firmware,
         secure_boot=vm.secure_boot,
         tpm=vm.tpm,
-        disks=tuple(_disks(name, vm, storages, estate, "sata" if compatible else "virtio")),
-        nics=tuple(_nics(vm, networks, estate, "e1000e" if compatible else "virtio")),
+        disks=tuple(_disks(name, vm, storages, estate, _buses(plan, vm))),
+        nics=tuple(_nics(vm, networks, estate, _models(plan, vm))),
         labels={**plan.spec.target_labels, "plan": plan.uid, "vmID": vm.id},
         annotations={"original-ID": vm.id, "openshift.io/display-name": vm.name},
     )
 
 
-def _disks(name: str, vm: VM, storages: StorageMapSpec, estate: Estate, bus: str) -> Iterator[DiskOrder]:
+def _buses(plan: Plan, vm: VM) -> Callable[[Disk], str]:
+    """A guest that had other hardware gets what it will have drivers for; one that ran on KVM keeps what it has."""
+    if vm.native:
+        return lambda disk: {"scsi": "scsi", "sata": "sata", "ide": "sata"}.get(disk.bus, "virtio")
+    compatible = plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode
+    return lambda disk: "sata" if compatible else "virtio"
+
+
+def _models(plan: Plan, vm: VM) -> Callable[[Nic], str]:
+    if vm.native:
+        return lambda nic: nic.model if nic.model in ("e1000", "rtl8139") else "virtio"
+    compatible = plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode
+    return lambda nic: "e1000e" if compatible else "virtio"
+
+
+def _disks(
+    name: str, vm: VM, storages: StorageMapSpec, estate: Estate, bus: Callable[[Disk], str]
+) -> Iterator[DiskOrder]:
+    first = next((disk.key for disk in vm.disks if disk.bootable), vm.disks[0].key if vm.disks else "")
     for number, disk in enumerate(vm.disks):
         destination = storage_for(disk, storages, estate)
         if destination is None:
@@ -156,14 +173,14 @@ def _disks(name: str, vm: VM, storages: StorageMapSpec, estate: Estate, bus: str
             name=f"{name[:40]}-disk-{number}",
             pool=destination.storage_class,
             size=disk.capacity,
-            bus=bus,
-            boot=1 if number == 0 else 0,
+            bus=bus(disk),
+            boot=1 if disk.key == first else 0,
             access_mode=destination.access_mode or "",
             volume_mode=destination.volume_mode or "",
         )
 
 
-def _nics(vm: VM, networks: NetworkMapSpec, estate: Estate, model: str) -> Iterator[NicOrder]:
+def _nics(vm: VM, networks: NetworkMapSpec, estate: Estate, model: Callable[[Nic], str]) -> Iterator[NicOrder]:
     for nic in vm.nics:
         destination = network_for(nic, networks, estate)
         if destination is None:
@@ -174,5 +191,5 @@ def _nics(vm: VM, networks: NetworkMapSpec, estate: Estate, model: str) -> Itera
                 kind=destination.type,
                 network=destination.name,
                 namespace=destination.namespace,
-                model=model,
+                model=model(nic),
             )

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from tranship.errors import Unsupported
 from tranship.providers.base import Source, Target
-from tranship.resources.provider import LOCAL, VSPHERE
+from tranship.resources.provider import LOCAL, OVIRT, VSPHERE
 
-SOURCES = (VSPHERE,)
+SOURCES = (VSPHERE, OVIRT)
 TARGETS = (LOCAL,)
 
 
@@ -19,6 +19,10 @@ def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mappin
         from tranship.providers.vsphere.source import VsphereSource
 
         return VsphereSource(url, secret, settings)
+    if type == OVIRT:
+        from tranship.providers.ovirt.source import OvirtSource
+
+        return OvirtSource(url, secret, settings)
     raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
 
 

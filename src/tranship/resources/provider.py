@@ -19,11 +19,12 @@ class ProviderSpec(Model):
     type: str
     """vsphere, ovirt, openshift or local (this host)."""
     url: str = ""
-    """Where its API answers, for example https://HOST/sdk. Empty for this host and for the cluster itself."""
+    """Where its API answers: https://VCENTER/sdk, https://ENGINE/ovirt-engine/api. Empty for this host and for the cluster
+    itself."""
     secret: ObjectReference
     """Credentials. May be empty for this host."""
     settings: dict[str, str] = Field(default_factory=dict)
-    """Options by name: vddkDirectory (vsphere), directory (local)."""
+    """Options by name: vddkDirectory (vsphere), ovirtClientTimeout (ovirt), directory (local)."""
 
 
 class ProviderStatus(Status):

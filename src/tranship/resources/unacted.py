@@ -32,6 +32,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.url",
             "spec.secret",
             "spec.settings.vddkDirectory",
+            "spec.settings.ovirtClientTimeout",
             "spec.settings.directory",
         }
     ),
@@ -103,7 +104,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.settings.sdkEndpoint": "what answers at the address, vCenter or ESXi, is found out by asking it",
         "spec.settings.useVddkAioOptimization": "the buffers of VDDK are left as they are",
         "spec.settings.vddkConfig": "VDDK's own configuration is left as it is",
-        "spec.settings.ovirtClientTimeout": "calls have limits of their own",
         "spec.settings.esxiCloneMethod": "copies are not offloaded to the storage",
         "spec.settings": "this setting is not known",
     },

@@ -1,5 +1,7 @@
 """From source facts and maps to the order for the target."""
 
+from dataclasses import replace
+
 import pytest
 
 from tranship.errors import Invalid
@@ -27,6 +29,16 @@ def test_compatibility_mode_is_for_guests_that_are_not_converted() -> None:
     made = order(raw, PlanVM(id="vm-42"), WEB, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
     assert {disk.bus for disk in made.disks} == {"sata"}
     assert {nic.model for nic in made.nics} == {"e1000e"}
+
+
+def test_a_guest_that_ran_on_kvm_keeps_its_disks_and_nics() -> None:
+    buses = ("virtio", "scsi", "ide")
+    disks = tuple(replace(WEB.disks[0], key=f"{n}", bus=bus, bootable=n == 1) for n, bus in enumerate(buses))
+    nics = tuple(replace(WEB.nics[0], model=model) for model in ("virtio", "e1000", "rtl8139", "pci_passthrough"))
+    vm = replace(WEB, native=True, disks=disks, nics=nics)
+    made = order(plan(), PlanVM(id="vm-42"), vm, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
+    assert [(disk.bus, disk.boot) for disk in made.disks] == [("virtio", 0), ("scsi", 1), ("sata", 0)]
+    assert [nic.model for nic in made.nics] == ["virtio", "e1000", "rtl8139", "virtio"]
 
 
 def test_ignored_networks_leave_their_nics_out() -> None:
