@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from tranship.lab.certificates import make_identity
 from tranship.lab.guest.records import prepare
 from tranship.lab.vsphere import facts
 from tranship.lab.vsphere.blocks import Blocks
 from tranship.lab.vsphere.calls import Call
-from tranship.lab.vsphere.certificates import make_identity
 from tranship.lab.vsphere.collector import PropertyCollector
 from tranship.lab.vsphere.estate import DATACENTER, Estate, Nic
 from tranship.lab.vsphere.faults import Call as Record

@@ -6,7 +6,7 @@
 import threading
 from pathlib import Path
 
-from tranship.lab.vsphere.certificates import Identity
+from tranship.lab.certificates import Identity
 from tranship.lab.vsphere.faults import Faults
 from tranship.lab.vsphere.machine import LabVM
 from tranship.lab.vsphere.world import World

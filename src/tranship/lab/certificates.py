@@ -1,6 +1,6 @@
-"""The lab's own certificate authority and the server certificate that it signs, made anew for each vCenter.
+"""The lab's own certificate authority and the server certificate that it signs, made anew for each vCenter or Engine.
 
-center.py calls it once; clients get the CA's PEM, or the fingerprints where they pin.
+vsphere/center.py and ovirt/engine.py call it once; clients get the CA's PEM, or the fingerprints where they pin.
 """
 
 import ipaddress
