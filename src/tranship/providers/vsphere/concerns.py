@@ -6,18 +6,14 @@ filters and waivers carry over; where its rule fires for the wrong migrations or
 """
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from tranship.inventory.vm import VM, Category, Concern, Disk
+from tranship.providers import rules
+from tranship.providers.rules import MOST_DISKS, Findings, Rule, bad_name, trait, when
 
-Findings = Iterable[str]
-"""What is wrong, one phrase each; nothing = the concern does not apply. The phrases end the assessment."""
-
-_MOST_DISKS = 165
 _LEAST_FREE = {"/": 100 << 20, "/boot": 50 << 20, "C:": 100 << 20}  # bytes that virt-v2v needs to work in
 _LEAST_FREE_ELSEWHERE = 10 << 20
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _SUPPORTED_IDS = re.compile(
     r"(rhel([789]|10)_64Guest|windows9(_64)?Guest|windows11_64Guest|windows9Server64Guest"
     r"|windows2019srv(Next)?_64Guest|windows2022srvNext_64Guest|windows12(_64)?Guest)"
@@ -27,40 +23,9 @@ _SUPPORTED_NAMES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    id: str
-    category: Category
-    label: str
-    assessment: str
-    remedy: str
-    find: Callable[[VM, bool | None], Findings]
-
-
 def concerns(vm: VM, warm: bool | None = None) -> tuple[Concern, ...]:
     """Every concern that applies, in the table's order. warm None = the migration type is not chosen yet."""
-    return tuple(
-        Concern(
-            id=f"vmware.{rule.id}",
-            category=rule.category,
-            label=rule.label,
-            assessment=f"{rule.assessment} ({', '.join(found)})" if any(found) else rule.assessment,
-            remedy=rule.remedy,
-        )
-        for rule in RULES
-        if (found := tuple(rule.find(vm, warm)))
-    )
-
-
-# A finding of "" means: yes, and there is nothing to add.
-
-
-def _when(fact: object) -> Findings:
-    return ("",) if fact else ()
-
-
-def _trait(name: str) -> Callable[[VM, bool | None], Findings]:
-    return lambda vm, warm: _when(vm.traits.get(name))
+    return rules.judge(RULES, "vmware", vm, warm)
 
 
 def _disks(bad: Callable[[Disk], object]) -> Callable[[VM, bool | None], Findings]:
@@ -73,7 +38,7 @@ def where(disk: Disk) -> str:
 
 
 def _no_tracking(vm: VM, warm: bool | None) -> Findings:
-    return _when(warm is not False and not vm.change_tracking)
+    return when(warm is not False and not vm.change_tracking)
 
 
 def _disk_without_tracking(vm: VM, warm: bool | None) -> Findings:
@@ -111,10 +76,6 @@ def _drive_without_key(vm: VM, warm: bool | None) -> Findings:
     if "windows" not in (vm.guest_id + vm.guest_name).lower():
         return ()
     return [disk["path"] for disk in vm.traits.get("guest_disks", ()) if not any(disk["keys"])]
-
-
-def _bad_name(vm: VM, warm: bool | None) -> Findings:
-    return _when(len(vm.name) >= 64 or not _NAME.fullmatch(vm.name))
 
 
 def _unsupported_system(vm: VM, warm: bool | None) -> Findings:
@@ -164,7 +125,7 @@ RULES: tuple[Rule, ...] = (
         "Host affinity",
         "A rule of the cluster ties the VM to hosts; it is not carried over",
         "Use node selectors or affinity of the plan instead.",
-        _trait("host_affinity"),
+        trait("host_affinity"),
     ),
     Rule(
         "cpu_memory.hotplug.enabled",
@@ -194,9 +155,9 @@ RULES: tuple[Rule, ...] = (
         "disk.count.exceeds.limit",
         _W,
         "Too many disks",
-        f"The VM has more than {_MOST_DISKS} disks, more than a target machine can be given",
+        f"The VM has more than {MOST_DISKS} disks, more than a target machine can be given",
         "Join or remove disks before the migration.",
-        lambda vm, warm: [str(len(vm.disks))] if len(vm.disks) > _MOST_DISKS else (),
+        lambda vm, warm: [str(len(vm.disks))] if len(vm.disks) > MOST_DISKS else (),
     ),
     Rule(
         "consolidation_needed",
@@ -204,7 +165,7 @@ RULES: tuple[Rule, ...] = (
         "Disks need consolidation",
         "Parts of a removed snapshot are still in use; further snapshots make it worse",
         "Run 'Consolidate' on the VM before the migration.",
-        lambda vm, warm: _when(vm.consolidation_needed),
+        lambda vm, warm: when(vm.consolidation_needed),
     ),
     Rule(
         "disk_serial.truncated",
@@ -212,7 +173,7 @@ RULES: tuple[Rule, ...] = (
         "Disk serial numbers may be shortened",
         "The guest sees disk identifiers (disk.EnableUUID), and a SCSI serial number on the target may be shorter",
         "Check what in the guest refers to disks by serial number.",
-        lambda vm, warm: _when(vm.traits.get("disk_enable_uuid") and any(disk.bus == "scsi" for disk in vm.disks)),
+        lambda vm, warm: when(vm.traits.get("disk_enable_uuid") and any(disk.bus == "scsi" for disk in vm.disks)),
     ),
     Rule(
         "disk_mode.independent",
@@ -244,7 +205,7 @@ RULES: tuple[Rule, ...] = (
         "Power management of hosts",
         "The cluster switches hosts off and on; the target platform decides differently",
         "",
-        _trait("dpm"),
+        trait("dpm"),
     ),
     Rule(
         "drs.enabled",
@@ -252,7 +213,7 @@ RULES: tuple[Rule, ...] = (
         "Automatic placement",
         "The cluster may move the VM to another host during the migration",
         "Set the VM's automation level to manual while it is migrated warm.",
-        _trait("drs"),
+        trait("drs"),
     ),
     Rule(
         "fault_tolerance.enabled",
@@ -260,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         "Fault tolerance",
         "A second VM follows this one; there is nothing like it on the target",
         "Switch fault tolerance off: it also forbids snapshots.",
-        _trait("fault_tolerance"),
+        trait("fault_tolerance"),
     ),
     Rule(
         "guestDisks.freespace",
@@ -284,7 +245,7 @@ RULES: tuple[Rule, ...] = (
         "No host name",
         "The guest does not tell its host name",
         "Set one in the guest, or start VMware Tools.",
-        lambda vm, warm: _when(not vm.hostname),
+        lambda vm, warm: when(not vm.hostname),
     ),
     Rule(
         "hostname.default",
@@ -292,7 +253,7 @@ RULES: tuple[Rule, ...] = (
         "Default host name",
         "The guest is called localhost.localdomain",
         "Set a host name in the guest.",
-        lambda vm, warm: _when(vm.hostname == "localhost.localdomain"),
+        lambda vm, warm: when(vm.hostname == "localhost.localdomain"),
     ),
     Rule(
         "vm_missing_ip.detected",
@@ -300,7 +261,7 @@ RULES: tuple[Rule, ...] = (
         "No IP address",
         "The guest does not tell its addresses, so static ones cannot be kept",
         "Start VMware Tools in the running guest before the migration.",
-        lambda vm, warm: _when(not vm.traits.get("guest_networks")),
+        lambda vm, warm: when(not vm.traits.get("guest_networks")),
     ),
     Rule(
         "vm.name.invalid",
@@ -308,7 +269,7 @@ RULES: tuple[Rule, ...] = (
         "Name has to change",
         "The name is no DNS name of at most 63 characters; the target VM gets one that is",
         "Nothing, or set targetName in the plan.",
-        _bad_name,
+        bad_name,
     ),
     Rule(
         "passthrough_device.detected",
@@ -340,7 +301,7 @@ RULES: tuple[Rule, ...] = (
         "TPM",
         "The target gets a new, empty TPM: what is sealed in this one is lost",
         "Suspend BitLocker and the like and keep the recovery keys at hand.",
-        lambda vm, warm: _when(vm.tpm),
+        lambda vm, warm: when(vm.tpm),
     ),
     Rule(
         "snapshot.detected",
