@@ -43,13 +43,14 @@ class SmallEngine:
     requests: list[Request] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     given: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    asked: threading.Condition = field(default_factory=threading.Condition)  # that a request came
 
     def answer(self, request: Request) -> Answer | None:
         if not request.path.startswith("/ovirt-engine/"):
             return 404, "<html>nothing here</html>"
-        with self.lock:
+        with self.asked:
             self.requests.append(request)
+            self.asked.notify_all()
             if request.path == "/ovirt-engine/sso/oauth/token":
                 return self._log_in(parse_qs(request.body.decode()))
             if request.path == "/ovirt-engine/services/sso-logout":
@@ -122,6 +123,7 @@ def engine(identity: Path) -> Iterator[SmallEngine]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one packet
 
         def handle_one_request(self) -> None:
             try:
