@@ -1,5 +1,6 @@
 """oVirt and Red Hat Virtualization as a source."""
 
 from tranship.providers.ovirt.client import fetch_ca
+from tranship.providers.ovirt.source import OvirtSource
 
-__all__ = ["fetch_ca"]
+__all__ = ["OvirtSource", "fetch_ca"]

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tranship.errors import Busy, NotFound, Refused, Side, TimedOut, TranshipError, Unsupported
+from tranship.errors import Busy, NotFound, Refused, Side, TimedOut, Unreachable, Unsupported
 from tranship.inventory.vm import VM
 from tranship.providers.ovirt.client import Client
 from tranship.providers.ovirt.events import Event, about
@@ -157,10 +157,11 @@ class Backups:
             others = [one for one in self.open(vm) if one.name != name]
             if others:
                 raise self._occupied(others[0], name) from error
-            if not since or not _BROKEN_BASE.search(error.detail):
+            told = about(self._client, id)
+            if not since or not self._blames_base(error.detail, told):
                 raise
-            self._useless[since] = error.detail
-            detail = f"{error.detail}; the next one will be full"
+            self._give_up(vm, since, _reason(told) or error.detail)
+            detail = f"{_reason(told) or error.detail}; the next one will be full"
             raise Busy(detail, what=f"backup {name}", fault="BackupFailed", side=Side.SOURCE) from error
         if made.name != name:
             self._finalize(vm, made)
@@ -196,30 +197,23 @@ class Backups:
 
     def _failure(self, vm: VM, backup: Backup, phase: str) -> Busy:
         told = about(self._client, backup.id)
-        reason = _reason(told) or f"it is {phase}"
-        since, drop = backup.since, ""
-        if since:
-            codes = {event.code for event in told}
-            if _FULL_NEEDED in codes or _BROKEN_BASE.search(reason) or since in self._doubted:
-                drop = "; the next one will be full"
-                self._useless[since] = reason
-                self._drop(vm, since)
-            self._doubted.add(since)
-        return Busy(
-            f"{reason}{drop}",
-            what=f"backup {backup.name}",
-            fault="BackupFailed",
-            side=Side.SOURCE,
-            remedy="Look at the events of the VM in the Administration Portal.",
-        )
+        reason = detail = _reason(told) or f"it is {phase}"
+        if backup.since and (backup.since in self._doubted or self._blames_base(reason, told)):
+            self._give_up(vm, backup.since, reason)
+            detail = f"{reason}; the next one will be full"
+        self._doubted.add(backup.since)
+        remedy = "Look at the events of the VM in the Administration Portal."
+        what = f"backup {backup.name}"
+        return Busy(detail, what=what, fault="BackupFailed", side=Side.SOURCE, remedy=remedy)
 
-    def _drop(self, vm: VM, checkpoint: str) -> None:
-        """Later is fine as well: the itinerary removes what it no longer needs."""
-        try:
+    def _blames_base(self, reason: str, told: Iterable[Event]) -> bool:
+        return any(event.code == _FULL_NEEDED for event in told) or bool(_BROKEN_BASE.search(reason))
+
+    def _give_up(self, vm: VM, checkpoint: str, reason: str) -> None:
+        """What cannot be counted from is of no more use. If it cannot be removed now, the itinerary does it later."""
+        self._useless[checkpoint] = reason
+        with contextlib.suppress(Busy, TimedOut, Unreachable):
             self.remove_checkpoint(vm, checkpoint)
-        except TranshipError as error:
-            if not error.temporary:
-                raise
 
     def remove(self, vm: VM, name: str) -> None:
         """Finalize it. Returns when the Engine has ended it, for a hybrid backup with its snapshot merged."""

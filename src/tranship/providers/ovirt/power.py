@@ -4,9 +4,12 @@ Called by the source; the itinerary decides when, and what follows a guest that 
 id only, which no other VM ever gets: an id that the inventory does not confirm as the machine's identity is refused.
 """
 
+import secrets
+
 from tranship.errors import Busy, Refused, Side
 from tranship.inventory.vm import VM, Power
 from tranship.providers.ovirt.client import Client
+from tranship.providers.ovirt.events import about
 from tranship.providers.ovirt.facts import POWER
 from tranship.providers.ovirt.values import Entity, text
 from tranship.providers.ovirt.waits import Patience
@@ -45,23 +48,35 @@ def shut_down_guest(client: Client, vm: VM) -> None:
 def power_off(client: Client, vm: VM, patience: Patience) -> None:
     if power(machine(client, vm)) is not Power.OFF:
         _unless(client, vm, Power.OFF, "stop")
-        _reached(client, vm, Power.OFF, f"powering off {vm.name}", patience)
+        what = f"powering off {vm.name}"
+        patience.until(what, _WITHIN, lambda: power(machine(client, vm)) is Power.OFF or None)
 
 
 def power_on(client: Client, vm: VM, patience: Patience) -> None:
-    if power(machine(client, vm)) is not Power.ON:
-        _unless(client, vm, Power.ON, "start")
-        _reached(client, vm, Power.ON, f"powering on {vm.name}", patience)
+    """Returns when it runs. Raises Busy (temporary) when the Engine takes the start back: no host could do it."""
+    if power(machine(client, vm)) is Power.ON:
+        return
+    correlation, what, launched = f"tranship-{secrets.token_hex(8)}", f"powering on {vm.name}", False
+    _unless(client, vm, Power.ON, "start", correlation)
+
+    def look() -> bool | None:
+        nonlocal launched
+        said = machine(client, vm)
+        if launched and power(said) is Power.OFF:
+            why = next((event.text for event in about(client, correlation) if event.grave), "it is down again")
+            remedy = "Look at the events of the VM in the Administration Portal."
+            raise Busy(why, what=what, fault="StartFailed", side=Side.SOURCE, remedy=remedy)
+        launched = launched or power(said) is Power.ON
+        return (text(said, "status") != "wait_for_launch" and power(said) is Power.ON) or None
+
+    patience.until(what, _WITHIN, look)
 
 
-def _unless(client: Client, vm: VM, wanted: Power, action: str) -> None:
+def _unless(client: Client, vm: VM, wanted: Power, action: str, correlation: str = "") -> None:
     """A refusal because somebody was faster is success."""
     try:
-        client.action(f"vms/{vm.id}/{action}")
+        query = {"correlation_id": correlation} if correlation else {}
+        client.post(f"vms/{vm.id}/{action}", {}, **query)
     except (Busy, Refused):
         if power(machine(client, vm)) is not wanted:
             raise
-
-
-def _reached(client: Client, vm: VM, wanted: Power, what: str, patience: Patience) -> None:
-    patience.until(what, _WITHIN, lambda: power(machine(client, vm)) is wanted or None)

@@ -65,10 +65,10 @@ class Wanted:
 
     def surely(self, said: Entity) -> bool:
         """Whether the Engine says that an open transfer reads just this."""
-        if not self.image and not self.backup:
-            return False
-        told = (text(said, "snapshot", "id"), text(said, "backup", "id"))
-        return told == (self.image, self.backup) and boolean(said, "shallow") == self.shallow
+        if self.backup:
+            return text(said, "backup", "id") == self.backup
+        same = text(said, "snapshot", "id") == self.image and not text(said, "backup", "id")
+        return bool(self.image) and same and boolean(said, "shallow") == self.shallow
 
 
 @dataclass(frozen=True, slots=True)
