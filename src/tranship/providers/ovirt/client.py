@@ -102,7 +102,6 @@ class Client:
         self._http: httpx2.Client | None = None
         self._certificate = b""
         self._version: tuple[int, ...] = ()
-        self._about: Entity = {}
 
     def sibling(self) -> "Client":
         """The same login with a session of its own, for a thread whose long listings must disturb nobody."""
@@ -151,21 +150,18 @@ class Client:
 
     @property
     def about(self) -> Entity:
-        """The API's root: product_info and the counts. Read once."""
-        if not self._about:
-            about = self.get("")
-            if not _version(about):
-                detail = "it does not say which version it is"
-                raise Unreachable(detail, address=self.netloc, side=Side.SOURCE, remedy=_NO_ENGINE)
-            self._about = about
-        return self._about
+        """The API's root: product_info and the counts. Asked anew each time, so it is a sign of life too."""
+        about = self.get("")
+        self._version = _version(about)
+        if not self._version:
+            detail = "it does not say which version it is"
+            raise Unreachable(detail, address=self.netloc, side=Side.SOURCE, remedy=_NO_ENGINE)
+        return about
 
     @property
     def version(self) -> tuple[int, ...]:
-        """(4, 5, 6)."""
-        if not self._version:
-            self._version = _version(self.about)
-        return self._version
+        """(4, 5, 6), as of the last look at `about`."""
+        return self._version or _version(self.about)
 
     @property
     def sha1(self) -> str:
