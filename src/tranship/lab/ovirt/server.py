@@ -100,7 +100,7 @@ class Dispatcher:
         except Exception as bug:
             traceback.print_exc()
             answer = _fault(Fault(500, repr(bug)), as_json)
-        answer.broken = bool(broken)
+        answer.broken = broken is True
         return answer
 
     def _trouble(self, operation: str, vm: str) -> bool | Fault:
