@@ -9,8 +9,11 @@ from tranship.errors import Side, TimedOut
 T = TypeVar("T")
 
 
+_FIRST = 0.05  # seconds before the second look; some things take no longer, and most take much longer
+
+
 class Patience:
-    """every: seconds between two looks."""
+    """every: seconds between two looks, once it is clear that it takes a while."""
 
     def __init__(self, every: float = 1.0) -> None:
         self.every = every
@@ -18,8 +21,10 @@ class Patience:
     def until(self, what: str, seconds: float, look: Callable[[], T | None]) -> T:
         """The first thing that `look` finds. Raises TimedOut (temporary) when that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
+        pause = min(_FIRST, self.every)
         while (found := look()) is None:
             if time.monotonic() > deadline:
                 raise TimedOut(what=what, seconds=seconds, side=Side.SOURCE)
-            time.sleep(self.every)
+            time.sleep(pause)
+            pause = min(pause * 1.5, self.every)
         return found
