@@ -754,6 +754,20 @@ def test_a_vm_that_goes_down_by_itself(engine: Engine, source: OvirtSource) -> N
     clean(source, made, vm, 1)
 
 
+def test_what_the_engine_leaves_of_a_backup_goes_too(hybrid: Engine) -> None:
+    """A hybrid backup succeeds although its snapshot could not be merged."""
+    source = make(hybrid)
+    made, vm = add(hybrid, running=True)
+    begin(source, vm, 1)
+    hybrid.faults.add("merge", vm=made.name, fail=True)
+    finalize(source, vm, made.backups[0])
+    wait(lambda: source.observe(vm).tasks == ())
+    assert [one.name for one in source.observe(vm).snapshots] == [named(vm, 1)]
+    clean(source, made, vm, 1)
+    hybrid.faults.clear()
+    source.close()
+
+
 def test_older_engines_forget_what_has_ended(tmp_path: Path) -> None:
     with Engine(tmp_path, version="4.4.6", cluster_level="4.5") as engine:
         source = make(engine)

@@ -52,6 +52,10 @@ class Backup:
     def ready(self) -> bool:
         return self.phase == "ready"
 
+    @property
+    def over(self) -> bool:
+        return self.phase in ("succeeded", "failed")
+
 
 def name_of(id: str, description: str, vm: str) -> str:
     """What we call this backup of the VM, "" when it is none of ours."""
@@ -91,12 +95,14 @@ class Backups:
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
-    def open(self, vm: VM) -> list[Backup]:
-        """Everybody's. Finished ones, which newer Engines keep for a while, are left out."""
+    def all(self, vm: VM) -> list[Backup]:
+        """Everybody's. Newer Engines keep those that are over for a while."""
         if self._client.version < OLDEST:
             return []
-        found = (backup_of(one, vm.id) for one in self._client.list(f"vms/{vm.id}/backups", "backup"))
-        return [one for one in found if one.phase not in ("succeeded", "failed")]
+        return [backup_of(one, vm.id) for one in self._client.list(f"vms/{vm.id}/backups", "backup")]
+
+    def open(self, vm: VM) -> list[Backup]:
+        return [one for one in self.all(vm) if not one.over]
 
     def checkpoints(self, vm: VM) -> dict[str, str]:
         """Id -> state (created, invalid)."""
@@ -215,11 +221,14 @@ class Backups:
         with contextlib.suppress(Busy, TimedOut, Unreachable):
             self.remove_checkpoint(vm, checkpoint)
 
-    def remove(self, vm: VM, name: str) -> None:
-        """Finalize it. Returns when the Engine has ended it, for a hybrid backup with its snapshot merged."""
-        for one in self.open(vm):
-            if one.name == name:
+    def remove(self, vm: VM, name: str) -> tuple[str, ...]:
+        """Finalize it. Returns when the Engine has ended it, for a hybrid backup with its snapshot merged; or without, then
+        that snapshot is left behind. Gives the ids of the snapshots that there were."""
+        own = [one for one in self.all(vm) if one.name == name]
+        for one in own:
+            if not one.over:
                 self._finalize(vm, one)
+        return tuple(one.snapshot for one in own if one.snapshot)
 
     def _finalize(self, vm: VM, backup: Backup) -> None:
         """One that is still starting gets some time first: to end it early is an error to the Engine."""

@@ -19,12 +19,13 @@ _TEMPORARY = "Auto-generated for Backup VM"  # how the Engine describes the snap
 
 def look(client: Client, backups: Backups, vm: VM) -> SourceSeen:
     said = machine(client, vm, follow="disk_attachments.disk,snapshots")
-    opened = backups.open(vm)
+    known = backups.all(vm)
+    opened = [one for one in known if not one.over]
     disks = [disk for disk in (get(one, "disk") for one in many(said, "disk_attachments")) if isinstance(disk, dict)]
     images = [text(disk, "id") for disk in disks if text(disk, "storage_type") != "lun"]
     return SourceSeen(
         power=power(said),
-        snapshots=(*_snapshots(said, opened, images), *_backups(opened, images)),
+        snapshots=(*_snapshots(said, known, images), *_backups(opened, images)),
         disks=tuple(SourceDisk(text(disk, "id"), capacity(disk), change_tracking=None) for disk in disks),
         tools_running=listening(said),
         tasks=tuple(_tasks(said, disks, opened)),
@@ -41,18 +42,19 @@ def capacity(disk: Entity) -> int:
 def _hidden(one: Entity, opened: list[Backup]) -> bool:
     """Whether this is what the Engine made for an own backup, and takes away itself."""
     own = [backup for backup in opened if backup.name]
-    return any(text(one, "id") == backup.snapshot for backup in own) or (
-        bool(own) and text(one, "description") == _TEMPORARY
-    )
+    made = any(text(one, "id") == backup.snapshot for backup in own)
+    return made or (bool(own) and text(one, "description") == _TEMPORARY)
 
 
-def _snapshots(said: Entity, opened: list[Backup], images: list[str]) -> Iterator[Snapshot]:
-    """Of own ones only: a round names as its base the snapshot of the round before, for every disk."""
+def _snapshots(said: Entity, known: list[Backup], images: list[str]) -> Iterator[Snapshot]:
+    """A round names as its base the own snapshot of the round before, for every disk. What the Engine left behind of an own
+    backup bears the name of that."""
+    left = {backup.snapshot: backup.name for backup in known if backup.over and backup.name and backup.snapshot}
     for one in regular(said):
-        if _hidden(one, opened):
-            continue
-        id, name = text(one, "id"), text(one, "description")
-        yield Snapshot(id, name, dict.fromkeys(images, id) if name.startswith(OWN) else {})
+        if not _hidden(one, [backup for backup in known if not backup.over]):
+            id, name = text(one, "id"), text(one, "description")
+            ids = dict.fromkeys(images, id) if name.startswith(OWN) else {}
+            yield Snapshot(id, left.get(id, name), ids)
 
 
 def _backups(opened: list[Backup], images: list[str]) -> Iterator[Snapshot]:

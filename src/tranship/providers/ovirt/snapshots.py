@@ -77,11 +77,12 @@ class Snapshots:
 
         self._patience.until(what, _MADE_WITHIN, look)
 
-    def remove(self, vm: VM, name: str) -> None:
-        """Returns when it is gone and merged. Its neighbours stay. Raises TimedOut or Busy (temporary): call again."""
+    def remove(self, vm: VM, name: str, others: Iterable[str] = ()) -> None:
+        """Returns when it is gone and merged. Its neighbours stay. others: ids of what the Engine made for the same and left
+        behind. Raises TimedOut or Busy (temporary): call again."""
         _own(name)
         for one in regular(machine(self._client, vm, follow="snapshots")):
-            if text(one, "description") == name:
+            if text(one, "description") == name or text(one, "id") in others:
                 self._remove(vm, name, text(one, "id"))
 
     def _remove(self, vm: VM, name: str, id: str) -> None:

@@ -101,8 +101,7 @@ class OvirtSource:
         """Whichever of both bears the name."""
         power.machine(self._calls, vm)
         self._transfers.end_all(disk.key for disk in vm.disks)
-        self._backups.remove(vm, name)
-        self._snapshots.remove(vm, name)
+        self._snapshots.remove(vm, name, self._backups.remove(vm, name))
 
     def remove_checkpoint(self, vm: VM, id: str) -> None:
         self._backups.remove_checkpoint(vm, id)
