@@ -25,6 +25,11 @@ def level_of(vm: LabVM) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _tracked(backup: Backup) -> list[Disk]:
+    """Raw disks are in no checkpoint, so they are always copied fully; where all are raw there is none."""
+    return [disk for disk in backup.disks if disk.format == "cow"]
+
+
 class Backups:
     def __init__(self, state: State, events: Events, snapshots: Snapshots) -> None:
         self.state = state
@@ -183,12 +188,13 @@ class Backups:
 
     def _legacy(self, vm: LabVM, backup: Backup) -> None:
         self._lock_disks(backup)
-        self._make_checkpoint(vm, backup)
+        self._make_checkpoint(vm, backup, _tracked(backup))
         self._set(backup, "starting")
         self._open(vm, backup)
 
     def _hybrid(self, vm: LabVM, backup: Backup) -> None:
         with self.state.lock:
+            tracked = _tracked(backup)
             self.snapshots.may_change(vm, "Cannot backup VM.", backup=True)
             snapshot = self.snapshots.begin(vm, TEMPORARY, backup.disks)
             backup.hybrid = snapshot.id
@@ -199,7 +205,7 @@ class Backups:
                 self.snapshots.undo_begin(vm, snapshot, backup.disks)
                 backup.hybrid = ""
             raise
-        self._make_checkpoint(vm, backup)
+        self._make_checkpoint(vm, backup, tracked)
         self._set(backup, "starting")
         self._open(vm, backup)
 
@@ -208,10 +214,8 @@ class Backups:
             for disk in backup.disks:
                 disk.locks.add(backup.id)
 
-    def _make_checkpoint(self, vm: LabVM, backup: Backup) -> None:
-        """None if all disks are raw. Raw disks are in no checkpoint, so they are always copied fully."""
+    def _make_checkpoint(self, vm: LabVM, backup: Backup, disks: list[Disk]) -> None:
         with self.state.lock:
-            disks = [disk for disk in backup.disks if disk.format == "cow"]
             if disks and level_of(vm) >= INCREMENTAL:
                 parent = vm.checkpoint_list[-1].id if vm.checkpoint_list else ""
                 made = Checkpoint(self.state.uuid(), backup.description, disks, parent)

@@ -34,7 +34,8 @@ class Node:
     """A resource, or a reference to one where it has no fields.
 
     path: below the API's root. fields: in the order of the wire; None is left out. links: the collections below it by
-    field name; they are shown as links until `follow` puts their content in their place."""
+    field name; they are shown as links until `follow` puts their content in their place. keys: what searches find and
+    nobody sees."""
 
     tag: str
     id: str = ""
@@ -42,6 +43,7 @@ class Node:
     fields: dict[str, Any] = field(default_factory=dict)
     links: dict[str, Callable[[], Many]] = field(default_factory=dict)
     actions: tuple[str, ...] = ()
+    keys: dict[str, str] = field(default_factory=dict)
 
     def all_fields(self) -> dict[str, Any]:
         """What is written: own fields, then links and actions."""

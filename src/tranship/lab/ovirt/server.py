@@ -50,6 +50,7 @@ class Dispatcher:
         self.state = state
         self.sso = sso
         self.routes = routes
+        self.finder = search.Finder(self.lookup)
 
     def serve(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
         url = urlsplit(target)
@@ -141,15 +142,15 @@ class Dispatcher:
     def _shaped(self, request: Request, body: Node | Many) -> Node | Many:
         paths = search.paths_of(request.query.get("follow", ""))
         if isinstance(body, Node):
-            search.follow(body, paths, self.lookup)
+            self.finder.follow(body, paths)
             return body
         asked = search.parse(request.query.get("search", ""))
         maximum = request.query.get("max", "")
         if maximum and not maximum.lstrip("-").isdigit():
             raise search.BadSearch(f"max={maximum}")
-        chosen = search.select(body.items, asked, int(maximum or -1), lambda node: render.to_json(node).decode())
+        chosen = self.finder.select(body.items, asked, int(maximum or -1))
         for node in chosen:
-            search.follow(node, paths, self.lookup)
+            self.finder.follow(node, paths)
         return Many(body.tag, chosen, body.name)
 
     def lookup(self, path: str) -> Node:

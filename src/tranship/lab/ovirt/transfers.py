@@ -279,6 +279,10 @@ class Transfers:
 
     # the watch
 
+    def renewed(self, id: str) -> float:
+        """When a ticket was last renewed, time.monotonic()."""
+        return self._renewed[id]
+
     def _look(self) -> None:
         while not self.state.closing.wait(POLL):
             for item in list(self.state.transfers.values()):

@@ -292,7 +292,7 @@ def job(thing: Job) -> Node:
         "end_time": thing.ended,
         "status": thing.status,
     }
-    return Node("job", thing.id, f"jobs/{thing.id}", fields)
+    return Node("job", thing.id, f"jobs/{thing.id}", fields, keys={"correlation_id": thing.correlation})
 
 
 def option(name: str) -> Node:
