@@ -1,0 +1,157 @@
+"""The genuine ovirt-imageio daemon as a process, as a host of the lab's Engine runs it.
+
+transfers.py opens and closes tickets over the daemon's control socket, which speaks plain HTTP. The kernel ends the daemon
+when the process that started it ends; since it means the starting *thread*, one that lives as long as the process does it.
+"""
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from tranship.errors import Refused, TimedOut, ToolFailed, ToolMissing
+
+DAEMON = "ovirt-imageio"
+STARTS_WITHIN, TICKET_WITHIN = 30.0, 20.0  # seconds
+
+_launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imageio-launcher")
+
+
+class Imageio:
+    """certificate, key, ca: PEM files. Sockets are in a temporary directory, whose path is short."""
+
+    def __init__(self, directory: Path, certificate: Path, key: Path, ca: Path) -> None:
+        self.directory = directory
+        self._tls = {"key_file": key, "cert_file": certificate, "ca_file": ca}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sockets: Path | None = None
+        self._lock = threading.Lock()
+        self.port = 0
+
+    def start(self) -> None:
+        beside = Path(sys.executable).with_name(DAEMON)
+        program = shutil.which(DAEMON) or (str(beside) if beside.exists() else "")
+        if not program:
+            raise ToolMissing("it is not installed", tool=DAEMON)
+        self._sockets = Path(mkdtemp(prefix="imageio-"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._configure()
+        self._process = _launcher.submit(self._spawn, program).result(30)
+        self._wait()
+
+    def _configure(self) -> None:
+        folder = self.directory / "conf.d"
+        folder.mkdir(parents=True, exist_ok=True)
+        sections: dict[str, dict[str, Any]] = {
+            "daemon": {"systemd_enable": "false", "drop_privileges": "false", "run_dir": self._sockets},
+            "tls": self._tls,
+            "remote": {"host": "127.0.0.1", "port": self.port},
+            "local": {"enable": "true", "socket": f"{self._sockets}/daemon"},
+            "control": {"transport": "unix", "socket": f"{self._sockets}/control", "remove_timeout": "10"},
+            "handlers": {"keys": "stderr"},
+            "logger_root": {"level": "INFO", "handlers": "stderr"},
+        }
+        lines = [f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in facts.items()) for name, facts in sections.items()]
+        (folder / "50-lab.conf").write_text("\n".join(lines))
+
+    def _spawn(self, program: str) -> "subprocess.Popen[bytes]":
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", program, "-c", str(self.directory)]
+        with (self.directory / "imageio.log").open("wb") as log:
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def _wait(self) -> None:
+        until = time.monotonic() + STARTS_WITHIN
+        while True:
+            try:
+                self._control("GET", "none", allowed=(404,))  # the control service starts last
+                return
+            except OSError as error:
+                assert self._process is not None
+                if (code := self._process.poll()) is not None:
+                    raise ToolFailed(argv=DAEMON, code=code, output=self._tail()) from error
+                if time.monotonic() > until:
+                    raise TimedOut(self._tail(), what=f"the start of {DAEMON}", seconds=STARTS_WITHIN) from error
+            time.sleep(0.02)
+
+    def _tail(self) -> str:
+        return (self.directory / "imageio.log").read_text(errors="replace")[-500:]
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+            self._process = None
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    # tickets
+
+    def add_ticket(
+        self,
+        id: str,
+        size: int,
+        url: str,
+        *,
+        timeout: int,
+        inactivity_timeout: int,
+        dirty: bool,
+        ops: Sequence[str] = ("read",),
+    ) -> None:
+        """url: as in metal.Export. Times in seconds."""
+        body = {"uuid": id, "size": size, "url": url, "timeout": timeout, "ops": list(ops), "dirty": dirty}
+        self._control("PUT", id, {**body, "inactivity_timeout": inactivity_timeout, "sparse": True})
+
+    def extend_ticket(self, id: str, timeout: int) -> None:
+        self._control("PATCH", id, {"timeout": timeout})
+
+    def remove_ticket(self, id: str) -> None:
+        """Waits for requests that are being served; one that is gone already is fine."""
+        until = time.monotonic() + TICKET_WITHIN
+        while self._control("DELETE", id, allowed=(204, 404, 409))[0] == 409:
+            if time.monotonic() > until:
+                raise TimedOut(what=f"the end of ticket {id}", seconds=TICKET_WITHIN)
+            time.sleep(0.05)
+
+    def ticket(self, id: str) -> dict[str, Any] | None:
+        """What the daemon says of it: active, canceled, idle_time, transferred, connections."""
+        status, body = self._control("GET", id, allowed=(200, 404))
+        return json.loads(body) if status == 200 else None
+
+    def _control(
+        self, method: str, id: str, body: dict[str, Any] | None = None, allowed: Sequence[int] = (200, 204)
+    ) -> tuple[int, bytes]:
+        with self._lock:
+            connection = _Control(f"{self._sockets}/control")
+            try:
+                connection.request(method, f"/tickets/{id}", json.dumps(body) if body else None)
+                answer = connection.getresponse()
+                said = answer.read()
+            finally:
+                connection.close()
+        if answer.status not in allowed:
+            raise Refused(
+                said.decode(errors="replace")[:300], what=f"{method} ticket {id}", fault=f"HTTP {answer.status}"
+            )
+        return answer.status, said
+
+
+class _Control(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30.0)
+        self.sock.connect(self._path)
