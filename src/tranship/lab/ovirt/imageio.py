@@ -2,15 +2,16 @@
 
 transfers.py opens and closes tickets over the daemon's control socket, which speaks plain HTTP. The kernel ends the daemon
 when the process that started it ends; since it means the starting *thread*, one that lives as long as the process does it.
+The daemon is GPL: it is run, and never imported.
 """
 
 import http.client
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,37 +19,49 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from tranship.errors import Refused, TimedOut, ToolFailed, ToolMissing
+from tranship.errors import Refused, TimedOut, ToolFailed, ToolMissing, Unreachable
 
 DAEMON = "ovirt-imageio"
 STARTS_WITHIN, TICKET_WITHIN = 30.0, 20.0  # seconds
+LISTENS = re.compile(r"remote\.service listening on \('[^']+', (\d+)\)")
 
 _launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imageio-launcher")
 
 
 class Imageio:
-    """certificate, key, ca: PEM files. Sockets are in a temporary directory, whose path is short."""
+    """Thread-safe after `start`. directory: configuration and log. certificate, key, ca: PEM files. local: it listens on a
+    unix socket too, as it does for programs on an oVirt host. Sockets are in a temporary directory, whose path is short."""
 
-    def __init__(self, directory: Path, certificate: Path, key: Path, ca: Path) -> None:
+    def __init__(self, directory: Path, certificate: Path, key: Path, ca: Path, *, local: bool = False) -> None:
         self.directory = directory
         self._tls = {"key_file": key, "cert_file": certificate, "ca_file": ca}
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
-        self._lock = threading.Lock()
+        self.local = local
         self.port = 0
 
+    @property
+    def unix_socket(self) -> Path:
+        return Path(f"{self._sockets}/daemon")
+
     def start(self) -> None:
+        """Returns when it answers. Raises ToolMissing, ToolFailed, TimedOut."""
         beside = Path(sys.executable).with_name(DAEMON)
-        program = shutil.which(DAEMON) or (str(beside) if beside.exists() else "")
-        if not program:
-            raise ToolMissing("it is not installed", tool=DAEMON)
+        program = str(beside) if beside.exists() else shutil.which(DAEMON) or ""
+        if not program or not shutil.which("setpriv"):
+            raise ToolMissing("it is not installed", tool="setpriv" if program else DAEMON)
         self._sockets = Path(mkdtemp(prefix="imageio-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         self._configure()
         self._process = _launcher.submit(self._spawn, program).result(30)
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        found = LISTENS.search(self._log())
+        if found is None:
+            raise ToolFailed(argv=DAEMON, code=0, output="it does not say on which port it listens")
+        self.port = int(found[1])
 
     def _configure(self) -> None:
         folder = self.directory / "conf.d"
@@ -56,8 +69,8 @@ class Imageio:
         sections: dict[str, dict[str, Any]] = {
             "daemon": {"systemd_enable": "false", "drop_privileges": "false", "run_dir": self._sockets},
             "tls": self._tls,
-            "remote": {"host": "127.0.0.1", "port": self.port},
-            "local": {"enable": "true", "socket": f"{self._sockets}/daemon"},
+            "remote": {"host": "127.0.0.1", "port": 0},
+            "local": {"enable": str(self.local).lower(), "socket": self.unix_socket},
             "control": {"transport": "unix", "socket": f"{self._sockets}/control", "remove_timeout": "10"},
             "handlers": {"keys": "stderr"},
             "logger_root": {"level": "INFO", "handlers": "stderr"},
@@ -76,16 +89,16 @@ class Imageio:
             try:
                 self._control("GET", "none", allowed=(404,))  # the control service starts last
                 return
-            except OSError as error:
+            except Unreachable as error:
                 assert self._process is not None
                 if (code := self._process.poll()) is not None:
-                    raise ToolFailed(argv=DAEMON, code=code, output=self._tail()) from error
+                    raise ToolFailed(argv=DAEMON, code=code, output=self._log()[-500:]) from error
                 if time.monotonic() > until:
-                    raise TimedOut(self._tail(), what=f"the start of {DAEMON}", seconds=STARTS_WITHIN) from error
+                    raise TimedOut(self._log()[-500:], what=f"the start of {DAEMON}", seconds=STARTS_WITHIN) from error
             time.sleep(0.02)
 
-    def _tail(self) -> str:
-        return (self.directory / "imageio.log").read_text(errors="replace")[-500:]
+    def _log(self) -> str:
+        return (self.directory / "imageio.log").read_text(errors="replace")
 
     def close(self) -> None:
         if self._process is not None:
@@ -131,14 +144,15 @@ class Imageio:
     def _control(
         self, method: str, id: str, body: dict[str, Any] | None = None, allowed: Sequence[int] = (200, 204)
     ) -> tuple[int, bytes]:
-        with self._lock:
-            connection = _Control(f"{self._sockets}/control")
-            try:
-                connection.request(method, f"/tickets/{id}", json.dumps(body) if body else None)
-                answer = connection.getresponse()
-                said = answer.read()
-            finally:
-                connection.close()
+        connection = _Control(f"{self._sockets}/control")
+        try:
+            connection.request(method, f"/tickets/{id}", json.dumps(body) if body else None)
+            answer = connection.getresponse()
+            said = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(str(error) or type(error).__name__, address="the imageio daemon") from error
+        finally:
+            connection.close()
         if answer.status not in allowed:
             raise Refused(
                 said.decode(errors="replace")[:300], what=f"{method} ticket {id}", fault=f"HTTP {answer.status}"
