@@ -143,6 +143,9 @@ def test_going_back_makes_checkpoints_invalid(engine: Engine, client: Any, way: 
         client.post(f"vms/{vm.id}/previewsnapshot", {"snapshot": {"id": later}})
         client.post(f"vms/{vm.id}/undosnapshot")
         client.post(f"vms/{vm.id}/previewsnapshot", {"snapshot": {"id": kept}})
+        listed = client.many(f"vms/{vm.id}/snapshots", "snapshot")
+        kinds = [(item["snapshot_type"], item["snapshot_status"]) for item in listed]
+        assert kinds == [("regular", "in_preview"), ("regular", "ok"), ("preview", "ok"), ("active", "ok")]
         body = {"disks": {"disk": [{"id": vm.disks[0].id}]}}
         assert "previewing" in client.refused("POST", f"vms/{vm.id}/backups", body).detail
         client.post(f"vms/{vm.id}/commitsnapshot")

@@ -327,7 +327,8 @@ class LabVM:
         self.started: datetime | None = None
         self.chain: list[Snapshot] = []
         self.active_id = ""
-        self.preview = ""
+        self.preview = ""  # id of the snapshot
+        self.before_preview = ""
         self.backup_list: list[Backup] = []
         self.checkpoint_list: list[Checkpoint] = []
         self.transfer_list: list[Transfer] = []

@@ -174,7 +174,7 @@ class Snapshots:
             vm = self.state.find_vm(id)
             snapshot = self.find(vm, identity(request.body, "snapshot"))
             self._may_go_back(vm, "Cannot preview Snapshot.")
-            vm.preview, snapshot.status = snapshot.id, "in_preview"
+            vm.preview, snapshot.status, vm.before_preview = snapshot.id, "in_preview", self.state.uuid()
         self.events.add(Code.PREVIEW_STARTED, f"Snapshot-Preview for VM '{vm.name}' was initiated.", vm)
         return Reply()
 

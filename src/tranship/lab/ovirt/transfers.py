@@ -7,6 +7,7 @@ ticket is gone or whose host has left. Phases are oVirt's, also the detour of a 
 
 import threading
 import time
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ class Transfers:
             try:
                 self.daemon.remove_ticket(item.ticket)
                 break
-            except TranshipError:
+            except (TranshipError, OSError, HTTPException):
                 self.state.pause(1.0)  # the Engine tries again at its next look
         if item.export is not None and not item.backup:
             item.disk.home.metal.unexport(item.export)
@@ -289,7 +290,7 @@ class Transfers:
                 if item.phase == "transferring":
                     try:
                         self._examine(item)
-                    except TranshipError as error:
+                    except (TranshipError, OSError, HTTPException) as error:
                         self._lost(item, str(error))
             with self.state.lock:
                 self.forget()

@@ -191,20 +191,23 @@ def numa_nodes(thing: LabVM) -> list[Node]:
 
 
 def snapshots(thing: LabVM, state: State) -> list[Node]:
-    """The present state counts as a snapshot too, the last one."""
-    return [*(snapshot(thing, item, state) for item in thing.chain), active_snapshot(thing)]
+    """The present state counts as a snapshot too, the last one; during a preview also what it was before."""
+    found = [snapshot(thing, item, state) for item in thing.chain]
+    if thing.preview:
+        found.append(_present(thing, thing.before_preview, "preview", f"{ACTIVE} before the preview"))
+    return [*found, _present(thing, thing.active_id, "active", ACTIVE)]
 
 
-def active_snapshot(thing: LabVM) -> Node:
+def _present(thing: LabVM, id: str, kind: str, description: str) -> Node:
     fields = {
         "date": thing.created,
-        "description": ACTIVE,
+        "description": description,
         "persist_memorystate": False,
         "snapshot_status": "ok",
-        "snapshot_type": "active",
+        "snapshot_type": kind,
         "vm": ref("vm", "vms", thing),
     }
-    return Node("snapshot", thing.active_id, f"vms/{thing.id}/snapshots/{thing.active_id}", fields)
+    return Node("snapshot", id, f"vms/{thing.id}/snapshots/{id}", fields)
 
 
 def snapshot(thing: LabVM, item: Snapshot, state: State) -> Node:
@@ -214,7 +217,7 @@ def snapshot(thing: LabVM, item: Snapshot, state: State) -> Node:
         "description": item.description,
         "persist_memorystate": item.memory,
         "snapshot_status": item.status,
-        "snapshot_type": "preview" if thing.preview == item.id else "regular",
+        "snapshot_type": "regular",
         "vm": ref("vm", "vms", thing),
     }
 
