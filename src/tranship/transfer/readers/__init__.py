@@ -16,6 +16,7 @@ _WAYS = {
     "vddk": "vddk",
     "nfc+https": "nfc",
     "datastore+https": "datastore",
+    "imageio+https": "imageio",
 }
 
 
