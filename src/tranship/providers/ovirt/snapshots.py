@@ -96,7 +96,7 @@ class Snapshots:
             status = self._status(vm, id)
             if not status:
                 return True
-            if status == "ok" and merging and asked:
+            if status == "ok" and asked and (merging or any(one.grave for one in about(self._client, correlation))):
                 raise self._failure(what, correlation, "it is still there")
             merging = merging or status == "locked"
             if status != "ok" or asked:

@@ -9,6 +9,7 @@ A transfer carries no name. What marks ours is an unusual inactivity time-out, a
 snapshot or backup it reads, so one whose id was lost in a crash is used again only if that is told; else it is ended.
 """
 
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from tranship.errors import Busy, NotFound, Refused, Side, TimedOut, TranshipError, Unreachable
 from tranship.providers.ovirt.client import Client
+from tranship.providers.ovirt.events import about
 from tranship.providers.ovirt.values import Entity, boolean, text
 from tranship.providers.ovirt.waits import Patience
 from tranship.transfer import tls
@@ -106,12 +108,12 @@ class Transfers:
     def lend(self, wanted: Wanted, before: str, remember: Callable[[str], None]) -> Lent:
         """before: id of an earlier one for the same, used on if it lives. remember is told of a new one as soon as it
         exists. Raises Busy (temporary) while the disk is locked, or when no host takes it."""
-        trouble = "it was paused"
+        trouble, correlation = "", f"tranship-{secrets.token_hex(8)}"
         for _ in range(_TRIES):
             id = before or self._orphan(wanted)
             before = ""
             if not id:
-                id = text(self._client.post("imagetransfers", wanted.body()), "id")
+                id = text(self._client.post("imagetransfers", wanted.body(), correlation_id=correlation), "id")
             remember(id)
             try:
                 said = self._transferring(id)
@@ -122,6 +124,7 @@ class Transfers:
                 return self._lent(id, said)
             trouble = f"it is {text(said, 'phase') or 'gone'}"
             self.end(id)
+        trouble = next((event.text for event in about(self._client, correlation) if event.grave), trouble)
         remedy = "Look at the Engine's events, and see that a host with ovirt-imageio is up in the data center."
         what = f"a transfer of disk {wanted.disk}"
         raise Busy(trouble, what=what, fault="TransferPaused", side=Side.SOURCE, remedy=remedy)
