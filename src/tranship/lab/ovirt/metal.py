@@ -1,349 +1,356 @@
-"""The disks of one VM on QEMU: chains of images, dirty bitmaps, backups and read-only views, all of QEMU's own making.
+"""The disks of one simulated VM, held by QEMU itself: chains of volumes, snapshots, checkpoints, backups and exports.
 
-The Engine gives each VM a Metal; one qemu-storage-daemon holds its images for as long as the lab lives, whether the guest
-runs or not. Guests attach by NBD to an export that follows the active image through snapshots and merges, because QEMU moves
-an image's users along. A checkpoint is a persistent bitmap in every image that was active since; a backup is what libvirt
-makes of one: a scratch image that keeps what the guest overwrites, exported with the merged bitmap of the chain.
+The simulated Engine calls this. One qemu-storage-daemon has the images open for as long as the lab lives, whether the
+guest runs or not, and guests attach to it by NBD; so live and cold operations are the same ones. What an image transfer
+reads is another NBD export, with a URL as the genuine ovirt-imageio daemon takes it.
+
+A backup is what libvirt makes of it: each disk gets an empty scratch image on top of the active volume, one transaction
+over all disks starts jobs that save to it what the guest is about to overwrite, notes the checkpoint, and unites the
+bitmaps of what changed since the earlier one. The scratch images, exported read-only, then show that one point in time.
 """
 
-import itertools
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tranship.errors import Invalid, NotFound, Refused
+from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, TranshipError
+from tranship.lab.ovirt.metal_chain import Chain, Layer
 from tranship.lab.ovirt.metal_client import Client
 from tranship.lab.ovirt.storage_daemon import StorageDaemon, action, create_image
 
+MIB = 1 << 20
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Export:
-    """url: as an imageio ticket wants it. dirty: with the bitmap of what changed."""
+    """url: as an imageio ticket wants it. size: bytes. dirty: it has one bitmap, of what changed."""
 
-    id: str
     url: str
     size: int
     dirty: bool = False
 
-
-@dataclass(slots=True)
-class Volume:
-    """One image of a chain. node: QEMU's name of it. bitmaps: checkpoints that are counted in it."""
-
-    id: str
-    node: str
-    path: Path
-    format: str
-    bitmaps: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Chain:
-    """volumes: base first, the active one last."""
-
-    disk: str
-    size: int
-    volumes: list[Volume]
-
     @property
-    def active(self) -> Volume:
-        return self.volumes[-1]
-
-    @property
-    def guest(self) -> str:
-        return f"guest-{self.disk}"
-
-    def place(self, volume: str) -> int:
-        for number, one in enumerate(self.volumes):
-            if one.id == volume:
-                return number
-        raise NotFound(what="volume", name=volume)
+    def name(self) -> str:
+        return self.url.partition(":exportname=")[2]
 
 
-@dataclass(slots=True)
-class Scratch:
-    disk: str
-    node: str
+@dataclass(frozen=True)
+class _Part:
+    """One disk of a backup."""
+
+    chain: Chain
+    layer: Layer
+    scratch: str
     path: Path
     job: str
     export: str
-    work: str  # bitmap on the disk's active image, "" = a full backup
+    bitmap: str
 
 
 class Metal:
-    """Thread-safe. Sizes and offsets are bytes."""
+    """Thread-safe. The daemon starts when the first disk is added; `directory` is where the volumes are."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._daemon = StorageDaemon()
+        self.directory = directory
         self._chains: dict[str, Chain] = {}
-        self._backups: dict[str, list[Scratch]] = {}
-        self._asides: dict[str, str] = {}  # export -> node that was opened for it
-        self._numbers = itertools.count(1)
+        self._backups: dict[str, list[_Part]] = {}
+        self._reading: dict[str, tuple[Layer, str]] = {}  # export -> what it shows, and its own node if it has one
         self._lock = threading.RLock()
+        # Held while someone goes through the guest's export, and by those who have to take it away for a moment.
+        self._doors: dict[str, threading.Lock] = {}
+        self._count = 0
+        self._daemon: StorageDaemon | None = None
+        self._closed = False
 
-    def close(self) -> None:
-        self._daemon.close()
-
-    # -- disks -------------------------------------------------------------------------------------------------------
+    # disks
 
     def add(self, disk: str, size: int, *, format: str = "cow", content: bytes | None = None) -> None:
-        if format not in ("cow", "raw"):
-            raise Invalid(f"{format!r} is neither cow nor raw", field="format")
+        """A disk of one volume. size: bytes. format: cow (qcow2) or raw. content: may be shorter than the disk."""
+        if format not in ("cow", "raw") or size <= 0 or size % 512 or len(content or b"") > size:
+            raise Invalid(f"{format}, {size} bytes, {len(content or b'')} of content", field=f"disk {disk}")
         with self._lock:
-            volume = self._volume(str(uuid4()), format)
+            if disk in self._chains:
+                raise AlreadyExists(what="disk", name=disk)
+            daemon = self._running()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            volume = str(uuid4())
+            base = Layer(volume, self._fresh("n"), self.directory / volume, format, size)
             if format == "cow":
-                create_image(volume.path, size)
+                create_image(base.path, size)
             else:
-                with volume.path.open("wb") as file:
+                with base.path.open("xb") as file:
                     file.truncate(size)
-            self._daemon.add_image(volume.node, volume.path, format)
-            chain = self._chains[disk] = Chain(disk, size, [volume])
-            self._daemon.add_export(chain.guest, volume.node, writable=True)
+            self._chains[disk] = Chain(disk, daemon, base, self._fresh)
+            self._doors[disk] = threading.Lock()
         if content:
             self._fill(disk, content)
 
     def _fill(self, disk: str, content: bytes) -> None:
-        """Zeros stay holes."""
-        step = 64 << 10
-        with self._client(disk) as client:
-            for start in range(0, len(content), step):
-                part = content[start : start + step]
-                if part.count(0) != len(part):
-                    client.write(start, part)
+        with self._connect(disk) as client:
+            for offset in range(0, len(content), MIB):
+                piece = content[offset : offset + MIB]
+                if any(piece):
+                    client.write(offset, piece)
 
     def guest_url(self, disk: str) -> str:
-        return f"nbd+unix:///{self._chain(disk).guest}?socket={self._daemon.socket}"
+        """Writable, for a guest. It stays valid whatever happens to the chain below."""
+        chain = self._chain(disk)
+        return f"nbd+unix:///{chain.export}?socket={chain.daemon.socket}"
 
     def write(self, disk: str, offset: int, data: bytes) -> None:
-        with self._client(disk) as client:
+        """In place of a guest."""
+        chain = self._chain(disk)
+        with self._doors[disk], self._connect(disk) as client:
+            if offset < 0 or offset + len(data) > client.size:
+                raise Invalid(f"{len(data)} bytes at {offset}", field=f"disk {chain.disk}")
             client.write(offset, data)
 
     def read(self, disk: str) -> bytes:
-        with self._client(disk) as client:
-            return client.read(0, self._chain(disk).size)
+        """The whole present content."""
+        self._chain(disk)
+        with self._doors[disk], self._connect(disk) as client:
+            return client.read(0, client.size)
+
+    def size(self, disk: str) -> int:
+        return self._chain(disk).active.size
 
     def extend(self, disk: str, size: int) -> None:
-        """Raises Busy while a guest has the disk: QEMU's NBD server tells nobody of a new size."""
-        with self._lock:
-            chain = self._chain(disk)
-            self._daemon.withdraw_export(chain.guest)
-            self._daemon.execute("block_resize", node_name=chain.active.node, size=size)
-            self._daemon.add_export(chain.guest, chain.active.node, writable=True)
-            chain.size = size
+        """Busy while a guest is connected, since NBD cannot tell it of a new size. Checkpoints older than the last
+        snapshot are lost for this disk, because QEMU cannot unite bitmaps of unequal sizes."""
+        with self._doors_of(disk), self._lock:
+            chain = self._idle(disk)
+            if size < chain.active.size or size % 512:
+                raise Invalid(f"{size} bytes after {chain.active.size}", field=f"disk {disk}")
+            chain.extend(size)
+
+    # snapshots
 
     def volumes(self, disk: str) -> tuple[str, ...]:
-        return tuple(volume.id for volume in self._chain(disk).volumes)
-
-    def format(self, disk: str, volume: str) -> str:
-        chain = self._chain(disk)
-        return chain.volumes[chain.place(volume)].format
-
-    # -- chains ------------------------------------------------------------------------------------------------------
-
-    def snapshot(self, layers: Mapping[str, str]) -> None:
-        """disk -> id of its new active image, for all at one point in time. What is counted goes on being counted."""
+        """Ids, base first, the active one last."""
         with self._lock:
-            steps: list[dict[str, Any]] = []
-            made: list[tuple[Chain, Volume]] = []
-            for disk, id in layers.items():
-                chain = self._chain(disk)
-                volume = self._volume(id, "cow", set(self._counted(chain)))
-                create_image(volume.path, chain.size, base=chain.active.path, base_format=chain.active.format)
-                self._daemon.add_image(volume.node, volume.path, "cow")
-                steps += [_bitmap(volume.node, name) for name in sorted(volume.bitmaps)]
-                steps.append(action("blockdev-snapshot", node=chain.active.node, overlay=volume.node))
-                made.append((chain, volume))
-            self._daemon.transaction(steps)
-            for chain, volume in made:
-                chain.volumes.append(volume)
+            return tuple(layer.volume for layer in self._chain(disk).layers)
 
-    def merge(self, disk: str, volume: str) -> None:
-        """Take away the snapshot whose image is `volume`: what lies above goes into it."""
-        with self._lock:
-            chain = self._chain(disk)
-            place = chain.place(volume)
-            if place + 1 >= len(chain.volumes):
-                raise Refused("it is the active one", what=f"merging volume {volume}", fault="NoSnapshot")
-            base, top = chain.volumes[place], chain.volumes[place + 1]
-            only_above = sorted(top.bitmaps - base.bitmaps) if base.format == "cow" else []
-            for name in only_above:
-                self._daemon.transaction([_bitmap(base.node, name, disabled=True)])
-            self._commit(chain, base, top, only_above)
-            base.bitmaps |= set(only_above)
-            chain.volumes.remove(top)
-            self._daemon.remove_image(top.node)
-            top.path.unlink()
-
-    def _commit(self, chain: Chain, base: Volume, top: Volume, bitmaps: Sequence[str]) -> None:
-        """The base counts what is written into it by itself, but for what began to be counted only above: that is carried
-        over. Under an active image it begins to count before, so that nothing falls between."""
-        job = self._name("merge")
-        options = {"job_id": job, "device": chain.active.node, "base_node": base.node, "auto_dismiss": False}
-        if top is chain.active:
-            self._daemon.execute("block-commit", **options)
-            self._daemon.wait_job(job, "ready", "concluded")
-            self._enable(base, bitmaps)
-            self._carry(base, top, bitmaps)
-            self._daemon.execute("block-job-complete", device=job)
-            self._daemon.end_job(job)
-        else:
-            self._carry(base, top, bitmaps)  # afterwards the base is read-only again, its bitmaps too
-            self._daemon.execute("block-commit", **options, top_node=top.node)
-            self._daemon.end_job(job)
-            self._enable(base, bitmaps)
-
-    def _enable(self, base: Volume, bitmaps: Sequence[str]) -> None:
-        for name in bitmaps:
-            self._daemon.execute("block-dirty-bitmap-enable", node=base.node, name=name)
-
-    def _carry(self, base: Volume, top: Volume, bitmaps: Sequence[str]) -> None:
-        for name in bitmaps:
-            source = [{"node": top.node, "name": name}]
-            self._daemon.execute("block-dirty-bitmap-merge", node=base.node, target=name, bitmaps=source)
-
-    def revert(self, disk: str, volume: str) -> None:
-        """Everything above `volume` is dropped, a new empty active image stands on it. The guest is off."""
-        with self._lock:
-            chain = self._chain(disk)
-            place = chain.place(volume)
-            self._daemon.remove_export(chain.guest)
-            for one in reversed(chain.volumes[place + 1 :]):
-                self._daemon.remove_image(one.node)
-                one.path.unlink()
-            del chain.volumes[place + 1 :]
-            fresh = self._volume(str(uuid4()), "cow")
-            create_image(fresh.path, chain.size, base=chain.active.path, base_format=chain.active.format)
-            self._daemon.add_image(fresh.node, fresh.path, "cow", chain.active.node)
-            chain.volumes.append(fresh)
-            self._daemon.add_export(chain.guest, fresh.node, writable=True)
-
-    # -- backups -----------------------------------------------------------------------------------------------------
-
-    def start_backup(self, id: str, disks: Mapping[str, str], checkpoint: str) -> dict[str, Export]:
-        """disks: disk -> checkpoint to count from, "" = all of it. checkpoint: that begins with this backup, "" = none."""
-        with self._lock:
-            steps: list[dict[str, Any]] = []
-            scratches = []
-            for disk, since in disks.items():
-                chain = self._chain(disk)
-                steps += self._counting(chain, since, checkpoint, work := self._name("work") if since else "")
-                scratch = self._scratch(chain, work)
-                steps.append(
-                    action(
-                        "blockdev-backup",
-                        job_id=scratch.job,
-                        device=chain.active.node,
-                        target=scratch.node,
-                        sync="none",
-                        auto_dismiss=False,
-                    )
-                )
-                scratches.append(scratch)
-            self._daemon.transaction(steps)
-            self._backups[id] = scratches
-            if checkpoint:
-                for disk in disks:
-                    if self._chain(disk).active.format == "cow":
-                        self._chain(disk).active.bitmaps.add(checkpoint)
-            return {scratch.disk: self._offer(scratch) for scratch in scratches}
-
-    def _counting(self, chain: Chain, since: str, checkpoint: str, work: str) -> list[dict[str, Any]]:
-        node, steps = chain.active.node, []
-        if checkpoint and chain.active.format == "cow":
-            steps.append(_bitmap(node, checkpoint))
-        if since:
-            parts = [{"node": one.node, "name": since} for one in chain.volumes if since in one.bitmaps]
-            if not parts:
-                raise NotFound(f" in disk {chain.disk}", what="checkpoint", name=since)
-            steps.append(_bitmap(node, work, disabled=True, persistent=False))
-            steps.append(action("block-dirty-bitmap-merge", node=node, target=work, bitmaps=parts))
-        return steps
-
-    def _scratch(self, chain: Chain, work: str) -> Scratch:
-        name = self._name("scratch")
-        path = self._directory / f"{name}.qcow2"
-        create_image(path, chain.size, base=chain.active.path, base_format=chain.active.format)
-        self._daemon.add_image(name, path, "cow", chain.active.node)
-        return Scratch(chain.disk, name, path, self._name("backup"), self._name("export"), work)
-
-    def _offer(self, scratch: Scratch) -> Export:
-        self._daemon.add_export(scratch.export, scratch.node, bitmaps=[scratch.work] if scratch.work else [])
-        return self._export(scratch.export, self._chain(scratch.disk).size, bool(scratch.work))
-
-    def stop_backup(self, id: str) -> None:
-        with self._lock:
-            for scratch in self._backups.pop(id, []):
-                self._daemon.remove_export(scratch.export)
-                self._daemon.cancel_job(scratch.job)
-                self._daemon.remove_image(scratch.node)
-                scratch.path.unlink()
-                if scratch.work:
-                    node = self._chain(scratch.disk).active.node
-                    self._daemon.execute("block-dirty-bitmap-remove", node=node, name=scratch.work)
-
-    def has_checkpoint(self, disk: str, checkpoint: str) -> bool:
-        return checkpoint in self._counted(self._chain(disk))
-
-    def remove_checkpoint(self, checkpoint: str) -> None:
+    def format(self, volume: str) -> str:
+        """cow or raw."""
         with self._lock:
             for chain in self._chains.values():
-                for volume in chain.volumes:
-                    if checkpoint in volume.bitmaps:
-                        self._daemon.execute("block-dirty-bitmap-remove", node=volume.node, name=checkpoint)
-                        volume.bitmaps.remove(checkpoint)
+                for layer in chain.layers:
+                    if layer.volume == volume:
+                        return layer.format
+        raise NotFound(what="volume", name=volume)
 
-    # -- views -------------------------------------------------------------------------------------------------------
+    def snapshot(self, layers: Mapping[str, str]) -> None:
+        """layers: disk -> id of its new active volume. All disks at one point in time. Checkpoints go on."""
+        with self._lock:
+            daemon = self._running()
+            drafts: list[tuple[Chain, Layer]] = []
+            try:
+                for disk, volume in layers.items():
+                    chain = self._idle(disk)
+                    if volume in self.volumes(disk):
+                        raise AlreadyExists(what="volume", name=volume)
+                    draft = chain.draft(volume)
+                    daemon.add_image(draft.node, draft.path, draft.format)
+                    drafts.append((chain, draft))
+                daemon.transaction([step for chain, draft in drafts for step in chain.snapshot_actions(draft)])
+            except TranshipError:
+                for _, draft in drafts:
+                    daemon.remove_image(draft.node)
+                    draft.path.unlink()
+                raise
+            for chain, draft in drafts:
+                chain.layers.append(draft)
+
+    def merge(self, disk: str, volume: str) -> None:
+        """Remove a snapshot: the volume above `volume` is committed into it. Returns when that is done."""
+        with self._lock:
+            chain = self._idle(disk)
+            self._unread(*chain.pair(volume))
+            chain.merge(volume)
+
+    def revert(self, disk: str, volume: str) -> None:
+        """Drop all above `volume`, and with it all checkpoints of the disk; a new empty volume becomes the active one.
+        Busy while a guest is connected."""
+        with self._doors_of(disk), self._lock:
+            chain = self._idle(disk)
+            above = chain.layers[chain.layers.index(chain.find(volume)) + 1 :]
+            self._unread(*above)
+            chain.revert(volume, str(uuid4()))
+
+    # backups
+
+    def start_backup(self, id: str, disks: Mapping[str, str], checkpoint: str) -> dict[str, Export]:
+        """disks: disk -> the checkpoint from which its changes count, "" for none. All of one point in time, at which
+        `checkpoint` begins, except on raw volumes, which can store none; "" makes none anywhere."""
+        with self._lock:
+            if id in self._backups:
+                raise AlreadyExists(what="backup", name=id)
+            daemon = self._running()
+            parts: list[_Part] = []
+            started = False
+            try:
+                for disk, since in disks.items():
+                    parts.append(self._part(id, self._idle(disk), since))
+                daemon.transaction(
+                    [step for part in parts for step in _begin(part, disks[part.chain.disk], checkpoint)]
+                )
+                started = True
+                for part in parts:
+                    if checkpoint and part.layer.format == "cow":
+                        part.layer.bitmaps.add(checkpoint)
+                    daemon.add_export(part.export, part.scratch, bitmaps=[part.bitmap] if part.bitmap else [])
+            except TranshipError:
+                for part in parts:
+                    self._end(part, started=started)
+                raise
+            self._backups[id] = parts
+            return {
+                part.chain.disk: self._export(part.export, part.layer.size, dirty=bool(part.bitmap)) for part in parts
+            }
+
+    def _part(self, id: str, chain: Chain, since: str) -> _Part:
+        path = self.directory / f"scratch-{id}-{chain.disk}"
+        node, job = self._fresh("s"), self._fresh("backup")
+        create_image(path, chain.active.size)
+        try:
+            self._running().add_image(node, path, "cow", chain.active.node)
+        except TranshipError:
+            path.unlink()
+            raise
+        export = f"backup-{id}-{chain.disk}"
+        return _Part(chain, chain.active, node, path, job, export, f"backup-{id}" if since else "")
+
+    def stop_backup(self, id: str) -> None:
+        """Clients that still read are cut off."""
+        with self._lock:
+            if id not in self._backups:
+                raise NotFound(what="backup", name=id)
+            for part in self._backups.pop(id):
+                self._end(part, started=True)
+
+    def _end(self, part: _Part, *, started: bool) -> None:
+        daemon = self._running()
+        if started:
+            if part.export in {export["id"] for export in daemon.execute("query-block-exports")}:
+                daemon.remove_export(part.export)
+            daemon.cancel_job(part.job)
+        daemon.remove_image(part.scratch)
+        if started and part.bitmap:
+            daemon.execute("block-dirty-bitmap-remove", node=part.layer.node, name=part.bitmap)
+        part.path.unlink()
+
+    def has_checkpoint(self, disk: str, checkpoint: str) -> bool:
+        """Whether the disk's changes since then are known."""
+        with self._lock:
+            return checkpoint in self._chain(disk).active.bitmaps
+
+    def remove_checkpoint(self, checkpoint: str) -> None:
+        """Of all disks. An open backup that counts from it keeps what it knows."""
+        with self._lock:
+            for chain in self._chains.values():
+                chain.drop([checkpoint])
+
+    # image transfers
 
     def export(self, disk: str, volume: str = "", *, shallow: bool = False) -> Export:
-        """volume "" = the active one. shallow: that image alone, without what lies under it."""
+        """A read-only view of a volume ("" = the active one) and what is below it; shallow: of that volume alone, with
+        the rest as holes. Nobody may write a volume that is exported shallow."""
         with self._lock:
             chain = self._chain(disk)
-            one = chain.volumes[chain.place(volume)] if volume else chain.active
-            export, node = self._name("export"), one.node
+            layer = chain.find(volume)
+            name, node = self._fresh("transfer"), ""
             if shallow:
-                with self._client(disk) as client:
-                    client.flush()
-                node = self._name("aside")
-                self._daemon.add_image(node, one.path, one.format, aside=True)
-                self._asides[export] = node
-            self._daemon.add_export(export, node)
-            return self._export(export, chain.size)
+                node = self._beside(layer)
+            try:
+                chain.daemon.add_export(name, node or layer.node)
+            except TranshipError:
+                if node:
+                    chain.daemon.remove_image(node)
+                raise
+            self._reading[name] = (layer, node)
+            return self._export(name, layer.size)
+
+    def _beside(self, layer: Layer) -> str:
+        """A second node of the same file, without what is below. It sees what the first one has put into the file, so
+        that is flushed; the only way to ask for it is a client's flush."""
+        daemon, node, name = self._running(), self._fresh("n"), self._fresh("flush")
+        daemon.add_export(name, layer.node)
+        try:
+            with Client(daemon.socket, name) as client:
+                client.flush()
+        finally:
+            daemon.remove_export(name)
+        daemon.add_image(node, layer.path, layer.format, aside=True)
+        return node
 
     def unexport(self, export: Export) -> None:
+        """Clients that still read are cut off. Does nothing the second time."""
         with self._lock:
-            self._daemon.remove_export(export.id)
-            if node := self._asides.pop(export.id, ""):
-                self._daemon.remove_image(node)
+            _, node = self._reading.pop(export.name, (None, None))
+            if node is None:
+                return
+            self._running().remove_export(export.name)
+            if node:
+                self._running().remove_image(node)
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """End the daemon, also under the hands of another thread. The volumes stay, with their bitmaps."""
+        self._closed = True
+        if self._daemon:
+            self._daemon.close()
+        for parts in self._backups.values():
+            for part in parts:
+                part.path.unlink(missing_ok=True)
 
-    def _export(self, id: str, size: int, dirty: bool = False) -> Export:
-        return Export(id, f"nbd:unix:{self._daemon.socket}:exportname={id}", size, dirty)
+    # help
+
+    def _running(self) -> StorageDaemon:
+        if self._closed:
+            raise Broken("the metal is closed")
+        if self._daemon is None:
+            self._daemon = StorageDaemon()
+        return self._daemon
 
     def _chain(self, disk: str) -> Chain:
         if disk not in self._chains:
             raise NotFound(what="disk", name=disk)
         return self._chains[disk]
 
-    def _counted(self, chain: Chain) -> frozenset[str]:
-        """Checkpoints of which no change can be missing: they are counted in the active image."""
-        return frozenset(chain.active.bitmaps)
+    def _doors_of(self, disk: str) -> threading.Lock:
+        self._chain(disk)
+        return self._doors[disk]
 
-    def _volume(self, id: str, format: str, bitmaps: set[str] | None = None) -> Volume:
-        node = self._name("image")
-        return Volume(id, node, self._directory / f"{node}.{format}", format, bitmaps or set())
+    def _connect(self, disk: str) -> Client:
+        chain = self._chain(disk)
+        return Client(chain.daemon.socket, chain.export)
 
-    def _name(self, kind: str) -> str:
-        return f"{kind}{next(self._numbers)}"
+    def _idle(self, disk: str) -> Chain:
+        for id, parts in self._backups.items():
+            if any(part.chain.disk == disk for part in parts):
+                raise Busy(f"backup {id} is open", what=f"changing disk {disk}", fault="backup")
+        return self._chain(disk)
 
-    def _client(self, disk: str) -> Client:
-        return Client(self._daemon.socket, self._chain(disk).guest)
+    def _unread(self, *layers: Layer) -> None:
+        for layer, _ in self._reading.values():
+            if layer in layers:
+                raise Busy("it is read", what=f"changing volume {layer.volume}", fault="export")
+
+    def _fresh(self, prefix: str) -> str:
+        with self._lock:
+            self._count += 1
+            return f"{prefix}{self._count}"
+
+    def _export(self, name: str, size: int, *, dirty: bool = False) -> Export:
+        return Export(f"nbd:unix:{self._running().socket}:exportname={name}", size, dirty)
 
 
-def _bitmap(node: str, name: str, *, disabled: bool = False, persistent: bool = True) -> dict[str, Any]:
-    return action("block-dirty-bitmap-add", node=node, name=name, disabled=disabled, persistent=persistent)
+def _begin(part: _Part, since: str, checkpoint: str) -> list[dict[str, Any]]:
+    backup = {"device": part.layer.node, "target": part.scratch, "sync": "none", "job_id": part.job}
+    return [
+        *(part.chain.difference_actions(since, part.bitmap) if since else []),
+        *(part.chain.checkpoint_actions(checkpoint) if checkpoint else []),
+        action("blockdev-backup", **backup, auto_dismiss=False),
+    ]

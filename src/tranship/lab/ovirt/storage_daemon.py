@@ -145,9 +145,8 @@ class StorageDaemon:
 
         return str(self.qmp.wait(wanted, f"job {id}", JOB)["status"])
 
-    def end_job(self, id: str) -> None:
-        """Wait for it and forget it. Broken jobs raise Refused with QEMU's reason."""
-        self.wait_job(id, "concluded")
+    def dismiss_job(self, id: str) -> None:
+        """Forget a concluded one. Refused with QEMU's reason if it has failed."""
         found = [job for job in self.execute("query-jobs") if job["id"] == id]
         self.execute("job-dismiss", id=id)
         self.qmp.forget(lambda data: data.get("id") == id or data.get("device") == id)
@@ -158,8 +157,9 @@ class StorageDaemon:
         """Also one that has failed already."""
         with contextlib.suppress(Refused):
             self.execute("block-job-cancel", device=id, force=True)
+        self.wait_job(id, "concluded")
         with contextlib.suppress(Refused):
-            self.end_job(id)
+            self.dismiss_job(id)
 
 
 def action(type: str, **data: Any) -> dict[str, Any]:
