@@ -333,7 +333,6 @@ class LabVM:
         self.checkpoint_list: list[Checkpoint] = []
         self.transfer_list: list[Transfer] = []
         self.lock = ""  # the command that has it alone
-        self.template = False
         self.guest: Any = None
         self.has_guest = False
         self.qemu: Sequence[str] = ()

@@ -211,7 +211,7 @@ class Snapshots:
         """Whatever is newer goes, and with it every checkpoint's validity."""
         with self.state.lock:
             disks = self.begin_removal(vm, snapshot)
-        self.events.add(Code.RESTORE_STARTED, f"Restoring VM '{vm.name}' from snapshot was initiated.", vm)
+        self.events.add(Code.RESTORE, f"Restoring VM '{vm.name}' from snapshot was initiated.", vm)
 
         def work() -> None:
             self.state.step("restore", vm)
@@ -228,7 +228,9 @@ class Snapshots:
                 self._unlock(vm, snapshot, disks)
             self.events.vm_changed(vm)
 
-        self.state.run_job(
-            "Restoring snapshot", request.correlation, work, lambda why: self._unlock(vm, snapshot, disks)
-        )
+        def failed(why: str) -> None:
+            self._unlock(vm, snapshot, disks)
+            self.events.error(Code.RESTORE, f"Failed to restore VM '{vm.name}' from snapshot: {why}.", vm)
+
+        self.state.run_job("Restoring snapshot", request.correlation, work, failed)
         return Reply()

@@ -19,8 +19,6 @@ from tranship.lab.ovirt.model import (
 from tranship.lab.ovirt.render import Many, Node, reference
 from tranship.lab.ovirt.state import Job, State
 
-MANAGEMENT = "ovirtmgmt"
-
 
 def version(text: str) -> dict[str, Any]:
     major, minor = text.split(".")[:2]
