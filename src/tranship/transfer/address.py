@@ -8,7 +8,7 @@ providers. The credentials travel beside the URL and never inside it, because a 
     vddk://vcenter/?moref=vm-42&snapshot=snapshot-7&disk=[ds]+vm/vm.vmdk&libdir=...&port=443
     nfc+https://host/nfc/.../disk-0.vmdk                a stream: streamOptimized VMDK, read once from start to end
     datastore+https://host/folder/vm/vm-flat.vmdk?dcPath=..&dsName=..
-    imageio+https://host:54322/images/TICKET?delta=dirty         delta: dirty, layer or absent, see the reader
+    imageio+https://host:54322/images/TICKET              oVirt; ...?delta=dirty or layer: only what changed, see the reader
     memory:name                                         a process-wide bytearray, for tests
 """
 
