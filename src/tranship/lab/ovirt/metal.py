@@ -265,7 +265,7 @@ class Metal:
             if shallow:
                 node = self._beside(layer)
             try:
-                chain.daemon.add_export(name, node or layer.node)
+                chain.daemon.add_export(name, node or layer.node, depth=True)
             except TranshipError:
                 if node:
                     chain.daemon.remove_image(node)

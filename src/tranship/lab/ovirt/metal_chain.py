@@ -8,7 +8,8 @@ and when two volumes become one, their bitmaps do too. A raw file can store none
 united: then the checkpoint is lost for this disk, as it is on a real host.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ class Chain:
             self.daemon.wait_job(job, "concluded")
         self.daemon.dismiss_job(job)
         if upper is not self.active:
-            self._unite(lower, upper)
+            with self._writable(lower):
+                self._unite(lower, upper)
         lower.size = max(lower.size, upper.size)
         self._discard(upper)
 
@@ -109,9 +111,9 @@ class Chain:
         """Drop all that is above `volume`; `new` is the active one then. No guest may be connected."""
         lower = self.find(volume)
         self.hide()
+        self.drop(set().union(*(layer.bitmaps for layer in self.layers)))
         while self.active is not lower:
             self._discard(self.active)
-        self.drop(set().union(*(layer.bitmaps for layer in self.layers)))
         layer = self.draft(new)
         self.daemon.add_image(layer.node, layer.path, layer.format, lower.node)
         self.layers.append(layer)
@@ -151,9 +153,25 @@ class Chain:
         """Forget them, on all volumes."""
         for checkpoint in sorted(checkpoints):
             for layer in self.layers:
-                if checkpoint in layer.bitmaps:
+                if checkpoint not in layer.bitmaps:
+                    continue
+                with self._writable(layer):
                     self.daemon.execute("block-dirty-bitmap-remove", node=layer.node, name=checkpoint)
-                    layer.bitmaps.remove(checkpoint)
+                layer.bitmaps.remove(checkpoint)
+
+    @contextmanager
+    def _writable(self, layer: Layer) -> Iterator[None]:
+        """QEMU makes a volume read-only, its bitmaps included, when a snapshot is put above it."""
+        if layer is self.active:
+            yield
+            return
+        below = self.layers[: self.layers.index(layer)]
+        image = (layer.node, layer.path, layer.format, below[-1].node if below else None)
+        self.daemon.reopen_image(*image, read_only=False)
+        try:
+            yield
+        finally:
+            self.daemon.reopen_image(*image, read_only=True)
 
     def _unite(self, lower: Layer, upper: Layer) -> None:
         new = [_add_bitmap(lower, name) for name in sorted(upper.bitmaps - lower.bitmaps)]

@@ -1,20 +1,22 @@
 """One qemu-storage-daemon: the process, and the verbs that metal.py builds its chains of images from.
 
 Nodes (open images), exports (nodes that NBD clients see) and jobs, all under names that the caller chooses. The monitor
-is a socket pair, so there is no path and no waiting for one. The daemon ends when its parent does, however that ends:
-the kernel sends it SIGTERM, on which it closes its images and takes its NBD socket away. The kernel means the starting
-*thread*, therefore one thread that lives as long as the process does all the starting.
+is a socket pair, so there is no path and no waiting for one. The daemon ends when its parent does, however that ends: a
+shell around it gets SIGTERM from the kernel then, passes it on, and takes the NBD socket away, which QEMU would leave. The
+kernel means the starting *thread*, therefore one thread that lives as long as the process does all the starting.
 """
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 from tranship.errors import Busy, Refused, ToolFailed, ToolMissing, TranshipError
@@ -22,6 +24,8 @@ from tranship.lab.ovirt.qmp import Qmp
 
 DAEMON = "qemu-storage-daemon"
 JOB = 600.0  # seconds that a merge may take
+# $0 is the directory to remove, $@ the daemon.
+AROUND = """trap 'rm -rf -- "$0"' EXIT; trap 'kill $! || exit' TERM; "$@" & wait $! || wait $!"""
 LEAVE = 5.0  # seconds until a client that has hung up is out of the daemon's books
 DRIVERS = {"cow": "qcow2", "raw": "raw"}
 
@@ -38,40 +42,48 @@ class StorageDaemon:
                 raise ToolMissing("it is not installed", tool=tool)
         self.home = Path(mkdtemp(prefix="lab-"))
         self.socket = self.home / "nbd"
+        self._log = TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = _launcher.submit(self._spawn, theirs.fileno()).result(30)
         try:
-            with theirs:
-                self.process = _launcher.submit(self._spawn, theirs.fileno()).result(30)
             self.qmp = Qmp(ours, DAEMON)
         except TranshipError as error:
             ours.close()
-            text = (self.home / "log").read_text(errors="replace")[-500:]
-            self.process.kill()
-            code = self.process.wait(10)
-            shutil.rmtree(self.home, ignore_errors=True)
+            code = self._end()
+            self._log.seek(0)
+            text = self._log.read().decode(errors="replace")[-500:]
             raise ToolFailed(argv=DAEMON, code=code, output=text) from error
 
     def _spawn(self, monitor: int) -> "subprocess.Popen[bytes]":
         argv = [
-            *("setpriv", "--pdeathsig", "TERM", "--", DAEMON),
+            *("setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", AROUND, str(self.home), DAEMON),
             *("--nbd-server", f"addr.type=unix,addr.path={self.socket},max-connections=0"),
             *("--chardev", f"socket,id=qmp,fd={monitor}", "--monitor", "chardev=qmp"),
         ]
-        with (self.home / "log").open("wb") as log:
-            return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[monitor], start_new_session=True
-            )
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=[monitor],
+            start_new_session=True,
+        )
 
     def close(self) -> None:
         """May be called by any thread: what another one waits for fails then."""
+        self._end()
+        self.qmp.close()
+        self._log.close()
+
+    def _end(self) -> int:
         self.process.terminate()
         try:
-            self.process.wait(20)
+            return self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(20)
-        self.qmp.close()
-        shutil.rmtree(self.home, ignore_errors=True)
+            os.killpg(self.process.pid, signal.SIGKILL)
+            shutil.rmtree(self.home, ignore_errors=True)
+            return self.process.wait(20)
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Keywords are written with _ for QEMU's -."""
@@ -85,23 +97,23 @@ class StorageDaemon:
 
     def add_image(self, node: str, path: Path, format: str, backing: str | None = None, *, aside: bool = False) -> None:
         """Open it. aside: read-only, beside the node that has it open already; whoever asks has flushed that one."""
-        options: dict[str, Any] = {"driver": DRIVERS[format], "node-name": node, "discard": "unmap"}
-        # Nothing outlives the process that has the caches, so there is nothing to wait for the disk for.
-        options["cache"] = {"no-flush": True}
-        options["file"] = {"driver": "file", "filename": str(path)}
-        if format == "cow":
-            options["backing"] = backing
+        options = _image(node, path, format, backing)
         if aside:
             options |= {"read-only": True, "force-share": True}
         self.qmp.execute("blockdev-add", options)
+
+    def reopen_image(self, node: str, path: Path, format: str, backing: str | None, *, read_only: bool) -> None:
+        self.execute("blockdev-reopen", options=[_image(node, path, format, backing) | {"read-only": read_only}])
 
     def remove_image(self, node: str) -> None:
         self.execute("blockdev-del", node_name=node)
 
     # exports
 
-    def add_export(self, id: str, node: str, *, writable: bool = False, bitmaps: Sequence[str] = ()) -> None:
-        """Its NBD name is its id. With allocation-depth, from which imageio tells a hole in a layer from zeroes."""
+    def add_export(
+        self, id: str, node: str, *, writable: bool = False, bitmaps: Sequence[str] = (), depth: bool = False
+    ) -> None:
+        """Its NBD name is its id. depth: of what is allocated; imageio tells a hole in a layer from zeroes by it."""
         self.execute(
             "block-export-add",
             type="nbd",
@@ -110,7 +122,7 @@ class StorageDaemon:
             node_name=node,
             writable=writable,
             bitmaps=list(bitmaps),
-            allocation_depth=True,
+            allocation_depth=depth,
         )
 
     def remove_export(self, id: str) -> None:
@@ -165,6 +177,14 @@ class StorageDaemon:
 def action(type: str, **data: Any) -> dict[str, Any]:
     """One step of a transaction."""
     return {"type": type, "data": _named(data)}
+
+
+def _image(node: str, path: Path, format: str, backing: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"driver": DRIVERS[format], "node-name": node, "discard": "unmap"}
+    # Nothing outlives the process that has the caches, so there is nothing to wait for the disk for.
+    options["cache"] = {"no-flush": True}
+    options["file"] = {"driver": "file", "filename": str(path)}
+    return options | ({"backing": backing} if format == "cow" else {})
 
 
 def create_image(path: Path, size: int, *, base: Path | None = None, base_format: str = "cow") -> None:
