@@ -162,3 +162,13 @@ def test_old_engines_forget_at_once(own: Own) -> None:
     client.post(f"imagetransfers/{transfer['id']}/finalize")
     client.until(lambda: client.send("GET", f"imagetransfers/{transfer['id']}").status_code == 404, "the end")
     assert client.get(f"disks/{vm.disks[0].id}")["status"] == "ok"
+
+
+def test_one_that_was_read_through_ends_by_itself(own: Own) -> None:
+    engine, client = own()
+    engine.complete_timeout = 0.3
+    vm = engine.add_vm("through", [CONTENT])
+    transfer = client.transfer(of(vm))
+    assert client.read(transfer) == CONTENT
+    client.until(lambda: phase(client, transfer) == "finished_success", "the end")
+    assert vm.transfers == [] and client.end(transfer) == "finished_success"

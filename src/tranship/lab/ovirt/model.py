@@ -262,6 +262,7 @@ class Transfer:
     active: bool = False
     transferred: int = 0
     export: Any = None
+    complete: float = 0.0  # since when it is read through, time.monotonic()
     ended: float = 0.0
 
     @property

@@ -69,8 +69,8 @@ class Job:
 
 
 class State:
-    """Seconds: session_timeout, transfer_timeout (a client's inactivity), ticket_timeout, kept_success and kept_failure
-    (how long finished backups and transfers are shown), phase_delay (how long each phase of work lasts at least)."""
+    """Seconds: session_timeout, transfer_timeout (a client's inactivity), ticket_timeout, complete_timeout (until a
+    transfer that was read through ends by itself: two looks of the Engine), kept_success and kept_failure (how long finished backups and transfers are shown), phase_delay (how long each phase of work lasts at least)."""
 
     def __init__(self, directory: Path, identity: Identity, user: str, password: str, version: str, seed: int) -> None:
         self.directory = directory
@@ -81,6 +81,7 @@ class State:
         self.session_timeout = 1800.0
         self.transfer_timeout = 60
         self.ticket_timeout = 300
+        self.complete_timeout = 20.0
         self.kept_success = 900.0
         self.kept_failure = 1800.0
         self.phase_delay = 0.0

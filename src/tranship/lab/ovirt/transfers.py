@@ -174,6 +174,8 @@ class Transfers:
     def finalize(self, request: Request, id: str) -> Reply:
         with self.state.lock:
             item = self._find(id)
+            if item.phase in ("finalizing_success", "finished_success"):
+                return Reply()
             if item.phase not in ("transferring", *PAUSED):
                 raise conflict(f"Cannot finalize image transfer. Its phase is {item.phase}.")
             item.phase = "finalizing_success"
@@ -314,9 +316,21 @@ class Transfers:
             self._lost(item, "its host has left")
         elif item.inactivity_timeout > 0 and not item.active and told.get("idle_time", 0) > item.inactivity_timeout:
             self._idle(item)
+        elif item.transferred == item.size and not item.active:
+            self._complete(item)
         elif time.monotonic() - self._renewed[item.id] > self.state.ticket_timeout / 5:
             self.daemon.extend_ticket(item.ticket, self.state.ticket_timeout)
             self._renewed[item.id] = time.monotonic()
+
+    def _complete(self, item: Transfer) -> None:
+        """As many bytes were read as the disk has: after a while the Engine ends it by itself."""
+        item.complete = item.complete or time.monotonic()
+        if time.monotonic() - item.complete < self.state.complete_timeout:
+            return
+        with self.state.lock:
+            if item.phase == "transferring":
+                item.phase = "finalizing_success"
+                self._end(item, "")
 
     def _idle(self, item: Transfer) -> None:
         if item.timeout_policy == "pause":
