@@ -70,7 +70,8 @@ class Job:
 
 class State:
     """Seconds: session_timeout, transfer_timeout (a client's inactivity), ticket_timeout, complete_timeout (until a
-    transfer that was read through ends by itself: two looks of the Engine), kept_success and kept_failure (how long finished backups and transfers are shown), phase_delay (how long each phase of work lasts at least)."""
+    transfer that was read through ends by itself: two looks of the Engine), kept_success and kept_failure (how long
+    finished backups and transfers are shown), phase_delay (how long each phase of work lasts at least)."""
 
     def __init__(self, directory: Path, identity: Identity, user: str, password: str, version: str, seed: int) -> None:
         self.directory = directory
