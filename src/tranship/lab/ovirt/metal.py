@@ -61,6 +61,7 @@ class Metal:
         self._lock = threading.RLock()
         # Held while someone goes through the guest's export, and by those who have to take it away for a moment.
         self._doors: dict[str, threading.Lock] = {}
+        self._starting = threading.Lock()
         self._count = 0
         self._daemon: StorageDaemon | None = None
         self._closed = False
@@ -152,14 +153,11 @@ class Metal:
                     chain = self._idle(disk)
                     if volume in self.volumes(disk):
                         raise AlreadyExists(what="volume", name=volume)
-                    draft = chain.draft(volume)
-                    daemon.add_image(draft.node, draft.path, draft.format)
-                    drafts.append((chain, draft))
+                    drafts.append((chain, chain.draft(volume)))
                 daemon.transaction([step for chain, draft in drafts for step in chain.snapshot_actions(draft)])
             except TranshipError:
-                for _, draft in drafts:
-                    daemon.remove_image(draft.node)
-                    draft.path.unlink()
+                for chain, draft in drafts:
+                    chain.delete(draft)
                 raise
             for chain, draft in drafts:
                 chain.layers.append(draft)
@@ -201,10 +199,13 @@ class Metal:
                 for part in parts:
                     if checkpoint and part.layer.format == "cow":
                         part.layer.bitmaps.add(checkpoint)
+                for part in parts:
                     daemon.add_export(part.export, part.scratch, bitmaps=[part.bitmap] if part.bitmap else [])
             except TranshipError:
                 for part in parts:
                     self._end(part, started=started)
+                    if started:
+                        part.chain.drop([checkpoint])
                 raise
             self._backups[id] = parts
             return {
@@ -298,21 +299,22 @@ class Metal:
 
     def close(self) -> None:
         """End the daemon, also under the hands of another thread. The volumes stay, with their bitmaps."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         if self._daemon:
             self._daemon.close()
-        for parts in self._backups.values():
-            for part in parts:
-                part.path.unlink(missing_ok=True)
+        for part in [part for parts in list(self._backups.values()) for part in parts]:
+            part.path.unlink(missing_ok=True)
 
     # help
 
     def _running(self) -> StorageDaemon:
-        if self._closed:
-            raise Broken("the metal is closed")
-        if self._daemon is None:
-            self._daemon = StorageDaemon()
-        return self._daemon
+        with self._starting:
+            if self._closed:
+                raise Broken("the metal is closed")
+            if self._daemon is None:
+                self._daemon = StorageDaemon()
+            return self._daemon
 
     def _chain(self, disk: str) -> Chain:
         if disk not in self._chains:

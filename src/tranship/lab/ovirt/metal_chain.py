@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tranship.errors import NotFound
+from tranship.errors import NotFound, TranshipError
 from tranship.lab.ovirt.storage_daemon import StorageDaemon, action, create_image
 
 
@@ -62,12 +62,23 @@ class Chain:
 
     # snapshots
 
-    def draft(self, volume: str) -> Layer:
-        """An empty volume that may become the next active one."""
+    def draft(self, volume: str, backing: str | None = None) -> Layer:
+        """An open empty volume that may become the next active one. backing: the node below, where nobody else puts it
+        there."""
         below = self.active
         layer = Layer(volume, self._fresh("n"), below.path.with_name(volume), "cow", below.size, set(below.bitmaps))
         create_image(layer.path, layer.size, base=below.path, base_format=below.format)
+        try:
+            self.daemon.add_image(layer.node, layer.path, layer.format, backing)
+        except TranshipError:
+            layer.path.unlink()
+            raise
         return layer
+
+    def delete(self, layer: Layer) -> None:
+        """One that is no longer, or not yet, part of the chain."""
+        self.daemon.remove_image(layer.node)
+        layer.path.unlink()
 
     def snapshot_actions(self, layer: Layer) -> list[dict[str, Any]]:
         bitmaps = [_add_bitmap(layer, name) for name in sorted(layer.bitmaps)]
@@ -111,13 +122,13 @@ class Chain:
         """Drop all that is above `volume`; `new` is the active one then. No guest may be connected."""
         lower = self.find(volume)
         self.hide()
-        self.drop(set().union(*(layer.bitmaps for layer in self.layers)))
-        while self.active is not lower:
-            self._discard(self.active)
-        layer = self.draft(new)
-        self.daemon.add_image(layer.node, layer.path, layer.format, lower.node)
-        self.layers.append(layer)
-        self.show()
+        try:
+            self.drop(set().union(*(layer.bitmaps for layer in self.layers)))
+            while self.active is not lower:
+                self._discard(self.active)
+            self.layers.append(self.draft(new, lower.node))
+        finally:
+            self.show()
 
     def extend(self, size: int) -> None:
         """No guest may be connected: NBD cannot tell it."""
@@ -130,9 +141,8 @@ class Chain:
             self.show()
 
     def _discard(self, layer: Layer) -> None:
-        self.daemon.remove_image(layer.node)
         self.layers.remove(layer)
-        layer.path.unlink()
+        self.delete(layer)
 
     # checkpoints
 

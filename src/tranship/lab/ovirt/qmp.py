@@ -49,7 +49,7 @@ class Qmp:
                     del self._events[seen]
                     return dict(event.get("data", {}))
                 seen += 1
-            self._events.append(self._receive(until, what))
+            self._events.append(self._receive(until, what, seconds))
 
     def forget(self, ended: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the events whose data `ended` accepts: their subject is gone, and a list that only grows is a leak."""
@@ -65,13 +65,13 @@ class Qmp:
         except OSError as error:
             raise Unreachable(str(error), address=self._address) from error
 
-    def _receive(self, until: float, what: str) -> dict[str, Any]:
+    def _receive(self, until: float, what: str, seconds: float = ANSWER) -> dict[str, Any]:
         while (end := self._buffer.find(b"\n")) < 0:
             try:
                 self._socket.settimeout(max(until - time.monotonic(), 0.001))
                 data = self._socket.recv(65536)
             except TimeoutError as error:
-                raise TimedOut(what=what, seconds=ANSWER) from error
+                raise TimedOut(what=what, seconds=seconds) from error
             except OSError as error:
                 raise Unreachable(str(error), address=self._address) from error
             if not data:
