@@ -1,11 +1,12 @@
-"""A site for end-to-end tests: the lab's vCenter, an application on a directory of its own, and manifests between them."""
+"""Sites for end-to-end tests: a lab (vCenter or oVirt Engine), an application on a directory of its own, manifests between."""
 
 import asyncio
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from os import kill
 from pathlib import Path
@@ -15,16 +16,19 @@ import pytest
 import structlog
 
 from tranship.app import App, running
+from tranship.lab.ovirt import Engine
 from tranship.lab.vsphere import VCenter
-from tranship.lab.vsphere.machine import LabVM
+from tranship.providers.ovirt.client import Client, Login
 from tranship.resources.conditions import Condition
 from tranship.resources.meta import KINDS, MIGRATION, PLAN, parse
 from tranship.resources.migration import Migration
 from tranship.resources.plan import Plan
+from tranship.resources.vm import VMStatus
 from tranship.store.base import Object
 
 MIB = 1 << 20
 API = "forklift.konveyor.io/v1beta1"
+PAST = "2020-01-01T00:00:00Z"
 
 
 structlog.configure(  # one line an event: what pytest shows of a failure stays readable
@@ -37,10 +41,28 @@ structlog.configure(  # one line an event: what pytest shows of a failure stays 
 )
 
 
-class Site:
-    """directory: of the application. vms: where machines end up, <vms>/<namespace>/<name>/."""
+class Moments:
+    """Does something when a walk passes a boundary: `at("after StartCopies", act)`, by default the first time."""
 
-    def __init__(self, lab: VCenter, directory: Path) -> None:
+    def __init__(self) -> None:
+        self._acts: dict[tuple[str, int], Callable[[], None]] = {}
+        self.passed: Counter[str] = Counter()
+
+    def at(self, where: str, act: Callable[[], None], nth: int = 1) -> None:
+        self._acts[where, nth] = act
+
+    def __call__(self, where: str) -> None:
+        self.passed[where] += 1
+        if act := self._acts.get((where, self.passed[where])):
+            act()
+
+
+class Site:
+    """directory: of the application. vms: where machines end up, <vms>/<namespace>/<name>/. The source here is vSphere."""
+
+    network, storages = "VM Network", ("datastore1", "datastore2")
+
+    def __init__(self, lab: Any, directory: Path) -> None:
         self.lab, self.directory = lab, directory
         self.vms = directory / "vms" / "here"
 
@@ -49,47 +71,54 @@ class Site:
         async with running(self.directory / "home", poll=0.05, **options) as app:
             yield app
 
-    def providers(self, *, vddk: bool, **secret: str) -> list[Object]:
+    def id(self, vm: Any) -> str:
+        """What the inventory calls it."""
+        return str(vm.moref)
+
+    def source(self, *, vddk: bool = False, **secret: str) -> list[Object]:
         data = {"user": self.lab.user, "password": self.lab.password, "ca.crt": self.lab.ca_pem, **secret}
         settings = {"vddkDirectory": str(self.lab.vddk_directory)} if vddk else {}
         return [
-            document("Secret", "vcenter", stringData=data),
+            document("Secret", "source", stringData=data),
             document(
                 "Provider",
-                "vcenter",
-                spec={"type": "vsphere", "url": self.lab.url, "secret": {"name": "vcenter"}, "settings": settings},
-            ),
-            document(
-                "Provider",
-                "here",
-                spec={"type": "local", "secret": {}, "settings": {"directory": str(self.vms), "shutdownDeadline": "2"}},
-            ),
-            document("NetworkMap", "net", spec={"provider": BETWEEN, "map": [pair("VM Network", {"type": "pod"})]}),
-            document(
-                "StorageMap",
-                "store",
-                spec={
-                    "provider": BETWEEN,
-                    "map": [
-                        pair("datastore1", {"storageClass": "default"}),
-                        pair("datastore2", {"storageClass": "default"}),
-                    ],
-                },
+                "source",
+                spec={"type": "vsphere", "url": self.lab.url, "secret": {"name": "source"}, "settings": settings},
             ),
         ]
 
-    def plan(self, *vms: LabVM, warm: bool, **spec: Any) -> Object:
+    def providers(self, **options: Any) -> list[Object]:
+        """Of source and target, and the maps between them."""
+        target = {"directory": str(self.vms), "shutdownDeadline": "2"}
+        stores = [pair(name, {"storageClass": "default"}) for name in self.storages]
+        return [
+            *self.source(**options),
+            document(
+                "Provider",
+                "here",
+                spec={"type": "local", "secret": {}, "settings": target},
+            ),
+            document("NetworkMap", "net", spec={"provider": BETWEEN, "map": [pair(self.network, {"type": "pod"})]}),
+            document("StorageMap", "store", spec={"provider": BETWEEN, "map": stores}),
+        ]
+
+    def plan(self, *vms: Any, warm: bool, **spec: Any) -> Object:
         body = {
             "provider": BETWEEN,
             "map": {"network": {"name": "net"}, "storage": {"name": "store"}},
             "targetNamespace": "moved",
             "type": "warm" if warm else "cold",
-            "vms": [{"id": vm.moref} for vm in vms],
+            "vms": [{"id": self.id(vm)} for vm in vms],
             "shutdown": {"deadline": "20s"},
             "precopy": {"interval": "1s"},
             **spec,
         }
         return document("Plan", "plan", spec=body)
+
+    def assert_nothing_left(self, vm: Any) -> None:
+        """On the source: no snapshot, nothing lent."""
+        assert vm.snapshots == []
+        assert vm.lease is None or vm.lease.over
 
     async def apply(self, app: App, *documents: Object) -> None:
         for one in documents:
@@ -124,6 +153,39 @@ class Site:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         await app.store.patch(MIGRATION, "default", "run", {"spec": {"cutover": now}})
 
+    async def move(
+        self,
+        vm: Any,
+        boundary: Callable[[str], None] = lambda where: None,
+        *,
+        warm: bool,
+        cutover: str | None = PAST,
+        during: Callable[[App], Any] | None = None,
+        documents: list[Any] | None = None,
+        deadline: float = 30.0,
+        **spec: Any,
+    ) -> Migration:
+        """The migration of that VM, from the manifests to its end. during: what the user does meanwhile."""
+        power = {"targetPowerState": "off"} | spec
+        async with self.app(boundary=boundary) as app:
+            await self.apply(app, *(documents or self.providers()), self.plan(vm, warm=warm, **power))
+            await self.ready(app, 20)
+            await self.start(app, **({"cutover": cutover} if cutover else {}))
+            if during:
+                await during(app)
+            return await self.ended(app, deadline)
+
+    @staticmethod
+    def failed_for(status: VMStatus, phase: str, *words: str) -> None:
+        assert status.error is not None
+        assert status.error.phase == phase
+        assert len(status.error.reasons) == 2, f"no remedy: {status.error.reasons}"
+        for word in words:
+            assert word in status.error.reasons[0], f"{word!r} is not in {status.error.reasons[0]!r}"
+        condition = next(one for one in status.conditions if one.type == "Failed")
+        assert condition.message == status.error.reasons[0]
+        assert condition.suggestion == status.error.reasons[1]
+
     async def until(self, app: App, kind: Any, name: str, holds: Callable[[Any], Any], deadline: float) -> Any:
         """The object, as soon as it fits. What it looks like when it does not in time is in the failure."""
         last: Any = None
@@ -149,7 +211,7 @@ class Site:
 
         return fitting(await self.until(app, kind, name, fitting, deadline))[0]
 
-    def target(self, vm: LabVM, disk: int = 0) -> bytes:
+    def target(self, vm: Any, disk: int = 0) -> bytes:
         return self.target_path(vm, disk).read_bytes()
 
     @staticmethod
@@ -162,14 +224,14 @@ class Site:
             await asyncio.sleep(0.005)
         return found
 
-    def home(self, vm: LabVM) -> Path:
+    def home(self, vm: Any) -> Path:
         """The moved machine's directory."""
         return self.vms / "moved" / vm.name
 
-    def target_path(self, vm: LabVM, disk: int = 0) -> Path:
+    def target_path(self, vm: Any, disk: int = 0) -> Path:
         return self.home(vm) / f"{vm.name}-disk-{disk}.raw"
 
-    def add_vm(self, name: str, *sizes: int, seed: int = 1, **options: Any) -> LabVM:
+    def add_vm(self, name: str, *sizes: int, seed: int = 1, **options: Any) -> Any:
         """Disks with random data in half of their MiBs, a VM without a real guest."""
         source = random.Random(seed)
         disks = [
@@ -185,7 +247,61 @@ class Site:
                 continue
 
 
-BETWEEN = {"source": {"name": "vcenter"}, "destination": {"name": "here"}}
+class OvirtSite(Site):
+    network, storages = "ovirtmgmt", ("data",)
+
+    def id(self, vm: Any) -> str:
+        return str(vm.id)
+
+    RUN, RUN_KEY = (MIGRATION, "run"), (MIGRATION, "default", "run")
+
+    def assert_nothing_left(self, vm: Any) -> None:
+        assert (vm.snapshots, vm.backups, vm.checkpoints, vm.transfers) == ([], [], [], [])
+
+    def source(self, *, settings: dict[str, str] | None = None, **secret: str) -> list[Object]:
+        data = {"user": self.lab.user, "password": self.lab.password, "cacert": self.lab.ca_pem, **secret}
+        spec = {"type": "ovirt", "url": self.lab.url, "secret": {"name": "source"}, "settings": settings or {}}
+        return [document("Secret", "source", stringData=data), document("Provider", "source", spec=spec)]
+
+    # what a user, or another tool, does at the Engine meanwhile
+
+    def snapshot(self, vm: Any, description: str) -> None:
+        path = f"vms/{vm.id}/snapshots"
+        with self._engine() as engine:
+            id = engine.post(path, {"description": description, "persist_memorystate": "false"})["id"]
+            self._wait(lambda: engine.get(f"{path}/{id}").get("snapshot_status") == "ok")
+
+    def backup(self, vm: Any) -> str:
+        """Open when this returns."""
+        path = f"vms/{vm.id}/backups"
+        with self._engine() as engine:
+            disks = {"disk": [{"id": disk.id} for disk in vm.disks]}
+            id = str(engine.post(path, {"disks": disks})["id"])
+            self._wait(lambda: engine.get(f"{path}/{id}").get("phase") == "ready")
+            return id
+
+    def end_backup(self, vm: Any, id: str) -> None:
+        with self._engine() as engine:
+            engine.action(f"vms/{vm.id}/backups/{id}/finalize")
+
+    def invalidate(self, vm: Any) -> None:
+        """As a reverted snapshot leaves them."""
+        for checkpoint in vm.checkpoint_list:
+            checkpoint.state = "invalid"
+
+    def _engine(self) -> Any:
+        secret = {"user": self.lab.user, "password": self.lab.password, "cacert": self.lab.ca_pem}
+        return closing(Client(Login.of(self.lab.url, secret)))
+
+    @staticmethod
+    def _wait(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until, "the Engine does not come to an end"
+            time.sleep(0.02)
+
+
+BETWEEN = {"source": {"name": "source"}, "destination": {"name": "here"}}
 
 
 def pair(source: str, destination: dict[str, str]) -> dict[str, Any]:
@@ -209,3 +325,22 @@ def site(lab: VCenter, tmp_path: Path) -> Iterator[Site]:
     lab.faults.clear()
     yield made
     made.stop_machines()
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine(tmp_path_factory.mktemp("engine")) as made:
+        yield made
+
+
+@pytest.fixture
+def ovirt(engine: Engine, tmp_path: Path) -> Iterator[OvirtSite]:
+    made = OvirtSite(engine, tmp_path)
+    engine.faults.clear()
+    yield made
+    made.stop_machines()
+
+
+@pytest.fixture
+def moments() -> Moments:
+    return Moments()

@@ -7,14 +7,21 @@ remembered. A new one starts on the same directory. Movers are processes of thei
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tranship.lab.vsphere.machine import LabVM
 from tranship.resources.migration import Migration
 
 MIB = 1 << 20
-WAYS = {"cold": (False, True), "warm": (True, True), "warm-without-vddk": (True, False)}  # warm, VDDK configured
+WAYS: dict[str, tuple[str, bool, dict[str, Any], dict[str, Any]]] = {  # site, warm, of the provider, of the VM
+    "cold": ("site", False, {"vddk": True}, {"cbt": True}),
+    "warm": ("site", True, {"vddk": True}, {"cbt": True}),
+    "warm-without-vddk": ("site", True, {"vddk": False}, {"cbt": True}),
+    "ovirt-cold": ("ovirt", False, {}, {}),
+    "ovirt-backup": ("ovirt", True, {}, {}),
+    "ovirt-snapshot": ("ovirt", True, {}, {"incremental": False}),
+}
 
 
 class Killed(BaseException):
@@ -39,8 +46,8 @@ class Killer:
             raise Killed
 
 
-async def move(site, vm: LabVM, way: str, fatal: tuple[str, int] | None) -> tuple[Migration, Counter[str]]:  # type: ignore[no-untyped-def]
-    warm, vddk = WAYS[way]
+async def move(site: Any, vm: Any, way: str, fatal: tuple[str, int] | None) -> tuple[Migration, Counter[str]]:
+    _, warm, options, _ = WAYS[way]
 
     def guest_writes(where: str) -> None:
         """Between any two steps something changes on the running source."""
@@ -52,7 +59,7 @@ async def move(site, vm: LabVM, way: str, fatal: tuple[str, int] | None) -> tupl
     async with site.app(boundary=killer) as app:
         power = "auto" if fatal is None or "Machine" in fatal[0] or "CreateVM" in fatal[0] else "off"
         plan = site.plan(vm, warm=warm, targetPowerState=power)
-        await site.apply(app, *site.providers(vddk=vddk), plan)
+        await site.apply(app, *site.providers(**options), plan)
         await site.ready(app)
         await site.start(app, cutover="2026-01-01T00:00:00Z")
         run = asyncio.ensure_future(site.ended(app))
@@ -66,25 +73,21 @@ async def move(site, vm: LabVM, way: str, fatal: tuple[str, int] | None) -> tupl
         return await site.ended(app), killer.passed
 
 
-def assert_moved(site, vm: LabVM, run: Migration) -> None:  # type: ignore[no-untyped-def]
+def assert_moved(site: Any, vm: Any, run: Migration) -> None:
     (status,) = run.status.vms
     assert status.outcome == "succeeded", status.error
     assert site.target(vm) == vm.read()
     assert [machine.name for machine in site.vms.glob("moved/*")] == [vm.name]
     assert (site.vms / "moved" / vm.name / "machine.json").exists()
-    assert vm.snapshots == []
-    assert vm.lease is None or vm.lease.over
+    site.assert_nothing_left(vm)
     assert [cause for cause in vm.power_causes() if cause != "on"] == ["guest-shutdown"]
     assert all(disk.verified for disk in status.disks)
-    assert not (site.directory / "home" / "movers" / run.uid / vm.moref).exists()
+    assert not (site.directory / "home" / "movers" / run.uid / site.id(vm)).exists()
 
 
-def make(site, name: str) -> LabVM:  # type: ignore[no-untyped-def]
-    return site.add_vm(name, 6 * MIB, running=True, cbt=True)
-
-
-async def _every(site, way: str, part: int, parts: int) -> None:  # type: ignore[no-untyped-def]
-    vm = make(site, f"{way}-whole-{part}")
+async def _every(site: Any, way: str, part: int, parts: int) -> None:
+    made = {"running": True, **WAYS[way][3]}
+    vm = site.add_vm(f"{way}-whole-{part}", 6 * MIB, **made)
     run, passed = await move(site, vm, way, None)
     assert_moved(site, vm, run)
     fatal = [(where, 1) for where in sorted(passed)]  # a second time is only one more look at a running copy
@@ -92,7 +95,7 @@ async def _every(site, way: str, part: int, parts: int) -> None:  # type: ignore
     for number, one in list(enumerate(fatal))[part::parts]:
         site.stop_machines()
         fresh = type(site)(site.lab, site.directory / f"{number}")
-        vm = make(fresh, f"{way}-{part}-{number}")
+        vm = fresh.add_vm(f"{way}-{part}-{number}", 6 * MIB, **made)
         try:
             run, _ = await move(fresh, vm, way, one)
             assert_moved(fresh, vm, run)
@@ -104,5 +107,5 @@ async def _every(site, way: str, part: int, parts: int) -> None:  # type: ignore
 
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_at_every_boundary(site, way: str, part: int) -> None:  # type: ignore[no-untyped-def]
-    asyncio.run(_every(site, way, part, 4))
+def test_killed_at_every_boundary(request: pytest.FixtureRequest, way: str, part: int) -> None:
+    asyncio.run(_every(request.getfixturevalue(WAYS[way][0]), way, part, 4))

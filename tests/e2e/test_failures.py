@@ -6,7 +6,6 @@ names what failed and says what to do.
 
 import asyncio
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,6 @@ MIB = 1 << 20
 PAST = "2020-01-01T00:00:00Z"
 
 
-class Moments:
-    """Does something when a walk passes a boundary: `at("after StartCopies", act)`, by default the first time."""
-
-    def __init__(self) -> None:
-        self._acts: dict[tuple[str, int], Callable[[], None]] = {}
-        self.passed: Counter[str] = Counter()
-
-    def at(self, where: str, act: Callable[[], None], nth: int = 1) -> None:
-        self._acts[where, nth] = act
-
-    def __call__(self, where: str) -> None:
-        self.passed[where] += 1
-        if act := self._acts.get((where, self.passed[where])):
-            act()
-
-
-@pytest.fixture
-def moments() -> Moments:
-    return Moments()
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
@@ -60,27 +38,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 async def run(
-    site: Any,
-    vm: LabVM,
-    moments: Moments | Callable[[str], None] = lambda where: None,
-    *,
-    warm: bool,
-    vddk: bool = True,
-    cutover: str | None = PAST,
-    during: Callable[[App], Any] | None = None,
-    documents: list[Any] | None = None,
-    **spec: Any,
+    site: Any, vm: LabVM, boundary: Callable[[str], None] = lambda where: None, *, vddk: bool = True, **options: Any
 ) -> Migration:
-    """The migration of that VM, from the manifests to its end. during: what the user does meanwhile."""
-    power = {"targetPowerState": "off"} | spec
-    async with site.app(boundary=moments) as app:
-        await site.apply(app, *(documents or site.providers(vddk=vddk)), site.plan(vm, warm=warm, **power))
-        await site.ready(app, 20)
-        await site.start(app, **({"cutover": cutover} if cutover else {}))
-        if during:
-            await during(app)
-        found: Migration = await site.ended(app, 30)
-        return found
+    options.setdefault("documents", site.providers(vddk=vddk))
+    return await site.move(vm, boundary, **options)  # type: ignore[no-any-return]
 
 
 def the_vm(run: Migration) -> VMStatus:
@@ -117,17 +78,6 @@ def as_before(
     return status
 
 
-def failed_for(status: VMStatus, phase: str, *words: str) -> None:
-    assert status.error is not None
-    assert status.error.phase == phase
-    assert len(status.error.reasons) == 2, f"no remedy: {status.error.reasons}"
-    for word in words:
-        assert word in status.error.reasons[0], f"{word!r} is not in {status.error.reasons[0]!r}"
-    condition = next(one for one in status.conditions if one.type == "Failed")
-    assert condition.message == status.error.reasons[0]
-    assert condition.suggestion == status.error.reasons[1]
-
-
 # --- the target is full, or taken ----------------------------------------------------------------------------------------
 
 
@@ -150,7 +100,7 @@ def test_no_room_for_the_disks(site: Any, small: Path, warm: bool) -> None:
         site.lab.snapshots.take(vm, name)
     result = asyncio.run(run(site, vm, warm=warm, documents=_in_pool(site, small)))
     status = as_before(site, vm, result, "failed", on=True, snapshots=kept)
-    failed_for(status, "CreateDataVolumes", "NoSpace", str(small), str(16 * MIB), "bytes free")
+    site.failed_for(status, "CreateDataVolumes", "NoSpace", str(small), str(16 * MIB), "bytes free")
     assert not list(small.glob("*"))
     assert vm.power_causes() == (["on"] if warm else ["on", "guest-shutdown", "on"])
 
@@ -159,11 +109,11 @@ def test_the_target_runs_full(site: Any, small: Path) -> None:
     vm = site.add_vm("runs-full", 24 * MIB, running=True, cbt=True)
     result = asyncio.run(run(site, vm, warm=True, documents=_in_pool(site, small, overcommit="true")))
     status = as_before(site, vm, result, "failed", on=True)
-    failed_for(status, "CopyDisks", "NoSpace", "runs-full-disk-0")
+    site.failed_for(status, "CopyDisks", "NoSpace", "runs-full-disk-0")
     assert not list(small.glob("*/*"))
 
 
-def test_the_name_is_taken_after_the_checks(site: Any, moments: Moments) -> None:
+def test_the_name_is_taken_after_the_checks(site: Any, moments: Any) -> None:
     vm = site.add_vm("taken-late", 2 * MIB, running=True, cbt=True)
     home = site.vms / "moved" / vm.name
 
@@ -182,7 +132,7 @@ def test_the_name_is_taken_after_the_checks(site: Any, moments: Moments) -> None
 
     status = the_vm(asyncio.run(go()))
     assert status.outcome == "failed"
-    failed_for(status, "Started", "taken-late", "exists already")
+    site.failed_for(status, "Started", "taken-late", "exists already")
     assert [path.name for path in home.iterdir()] == ["notes.txt"]
     assert vm.power_causes() == ["on"]
     assert vm.snapshots == []
@@ -197,7 +147,7 @@ def test_a_guest_that_does_not_shut_down_keeps_running(site: Any, warm: bool) ->
     vm.shutdown_seconds = None
     policy = {"deadline": "1s", "hardPowerOff": False}
     status = as_before(site, vm, asyncio.run(run(site, vm, warm=warm, shutdown=policy)), "failed", on=True)
-    failed_for(status, "PowerOffSource", "shutting down the guest", "1 s")
+    site.failed_for(status, "PowerOffSource", "shutting down the guest", "1 s")
     assert status.error and "hardPowerOff" in status.error.reasons[1]
     assert vm.power_causes() == ["on"]
 
@@ -236,7 +186,7 @@ def test_a_cutover_of_one_vm_in_the_past_means_now(site: Any) -> None:
 # --- change tracking -----------------------------------------------------------------------------------------------------
 
 
-def test_change_tracking_is_switched_on_where_the_plan_allows_it(site: Any, moments: Moments) -> None:
+def test_change_tracking_is_switched_on_where_the_plan_allows_it(site: Any, moments: Any) -> None:
     vm = site.add_vm("untracked", 4 * MIB, 2 * MIB, running=True, cbt=False)
     moments.at("after save CopyingPaused", lambda: vm.write(MIB + 512, b"late" * 300, disk=1))
     precopy = {"interval": "1s", "enableChangeTracking": True}
@@ -248,7 +198,7 @@ def test_change_tracking_is_switched_on_where_the_plan_allows_it(site: Any, mome
     assert 0 < last.bytes < first.bytes
 
 
-def test_tracking_that_began_anew_costs_a_full_copy_of_that_disk(site: Any, moments: Moments) -> None:
+def test_tracking_that_began_anew_costs_a_full_copy_of_that_disk(site: Any, moments: Any) -> None:
     vm = site.add_vm("reset", 4 * MIB, 4 * MIB, running=True, cbt=True)
 
     def reset() -> None:
@@ -265,7 +215,7 @@ def test_tracking_that_began_anew_costs_a_full_copy_of_that_disk(site: Any, mome
 # --- cancelled -----------------------------------------------------------------------------------------------------------
 
 
-def _cancel(site: Any, vm: LabVM, where: str, moments: Moments) -> Callable[[App], Any]:
+def _cancel(site: Any, vm: LabVM, where: str, moments: Any) -> Callable[[App], Any]:
     """The user cancels that VM when the walk is there."""
     there = asyncio.Event()
     moments.at(where, there.set)
@@ -279,7 +229,7 @@ def _cancel(site: Any, vm: LabVM, where: str, moments: Moments) -> Callable[[App
 
 @pytest.mark.parametrize("way", ["vddk", "without-vddk"])
 @pytest.mark.parametrize("where", ["after CreateSnapshot", "after StartCopies", "after save CopyingPaused"])
-def test_cancelled_during_a_precopy(site: Any, moments: Moments, where: str, way: str) -> None:
+def test_cancelled_during_a_precopy(site: Any, moments: Any, where: str, way: str) -> None:
     vm = site.add_vm(f"cancel-{where.split()[-1]}-{way}", 8 * MIB, running=True, cbt=True)
 
     async def go() -> Migration:
@@ -292,7 +242,7 @@ def test_cancelled_during_a_precopy(site: Any, moments: Moments, where: str, way
     assert [one.type for one in result.status.conditions if one.type in ("Canceled", "Failed")] == ["Canceled"]
 
 
-def test_cancelled_when_the_source_is_off_already(site: Any, moments: Moments) -> None:
+def test_cancelled_when_the_source_is_off_already(site: Any, moments: Any) -> None:
     vm = site.add_vm("cancel-cold", 8 * MIB, running=True, cbt=True)
     site.lab.snapshots.take(vm, "mine")
 
@@ -304,7 +254,7 @@ def test_cancelled_when_the_source_is_off_already(site: Any, moments: Moments) -
     assert vm.power_causes() == ["on", "guest-shutdown", "on"]
 
 
-def test_a_deleted_migration_cleans_up_and_then_goes(site: Any, moments: Moments) -> None:
+def test_a_deleted_migration_cleans_up_and_then_goes(site: Any, moments: Any) -> None:
     vm = site.add_vm("deleted", 8 * MIB, running=True, cbt=True)
 
     async def go() -> Migration:
@@ -331,7 +281,7 @@ def test_a_deleted_migration_cleans_up_and_then_goes(site: Any, moments: Moments
 
 
 @pytest.mark.parametrize("way", ["vddk", "without-vddk"])
-def test_sessions_that_expire_under_way(site: Any, moments: Moments, way: str) -> None:
+def test_sessions_that_expire_under_way(site: Any, moments: Any, way: str) -> None:
     vm = site.add_vm(f"expire-{way}", 6 * MIB, running=True, cbt=True)
     for where in ("after CreateSnapshot", "after StartCopies", "after RemoveSnapshot", "after ShutDownGuest"):
         moments.at(where, site.lab.sessions.end_all)
@@ -340,7 +290,7 @@ def test_sessions_that_expire_under_way(site: Any, moments: Moments, way: str) -
     assert moments.passed["after StartCopies"] >= 2
 
 
-def test_a_password_that_is_changed_under_way(site: Any, moments: Moments) -> None:
+def test_a_password_that_is_changed_under_way(site: Any, moments: Any) -> None:
     """Refused logins are no reason to give up a VM: it waits until the secret is corrected."""
     vm, old = site.add_vm("rotated", 4 * MIB, running=True, cbt=True), site.lab.password
 
@@ -353,7 +303,7 @@ def test_a_password_that_is_changed_under_way(site: Any, moments: Moments) -> No
             return any("refused user" in status.why for status in one.status.vms)
 
         await site.until(app, MIGRATION, "run", refused, 20)
-        await app.store.patch(SECRET, "default", "vcenter", {"stringData": {"password": "new-password"}})
+        await app.store.patch(SECRET, "default", "source", {"stringData": {"password": "new-password"}})
 
     moments.at("after save CopyingPaused", rotate)
     try:
@@ -388,7 +338,7 @@ def test_a_snapshot_that_is_refused_for_good(site: Any) -> None:
     vm = site.add_vm("never", 4 * MIB, running=True, cbt=True)
     site.lab.faults.add("CreateSnapshot_Task", vm=vm.name, fault="NotSupported", message="No snapshots here.", count=0)
     status = as_before(site, vm, asyncio.run(run(site, vm, warm=True)), "failed", on=True)
-    failed_for(status, "CreateInitialSnapshot", vm.name, "snapshot", "NotSupported", "No snapshots here.")
+    site.failed_for(status, "CreateInitialSnapshot", vm.name, "snapshot", "NotSupported", "No snapshots here.")
 
 
 def test_the_last_snapshot_cannot_be_removed(site: Any) -> None:
@@ -411,14 +361,14 @@ def test_a_failed_vm_says_what_it_left_behind(site: Any, small: Path) -> None:
     site.lab.faults.add("RemoveSnapshot_Task", vm=vm.name, count=0, fault="NotSupported")
     status = the_vm(asyncio.run(run(site, vm, warm=True, documents=_in_pool(site, small))))
     assert status.outcome == "failed"
-    failed_for(status, "CreateDataVolumes", "NoSpace")
+    site.failed_for(status, "CreateDataVolumes", "NoSpace")
     (name,) = vm.snapshots
     assert name in next(one for one in status.conditions if one.type == "LeftBehind").message
     assert vm.on
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-def test_the_vcenter_is_away_for_a_while(site: Any, moments: Moments, warm: bool) -> None:
+def test_the_vcenter_is_away_for_a_while(site: Any, moments: Any, warm: bool) -> None:
     vm = site.add_vm(f"away-{'warm' if warm else 'cold'}", 4 * MIB, running=True, cbt=True)
 
     def leave() -> None:
@@ -455,7 +405,7 @@ def test_powering_on_again_is_refused_for_now(site: Any, small: Path) -> None:
     vm = site.add_vm("on-again", 16 * MIB, running=True, cbt=True)
     site.lab.faults.add("PowerOnVM_Task", vm=vm.name, fault="TaskInProgress")
     result = asyncio.run(run(site, vm, warm=False, documents=_in_pool(site, small)))
-    failed_for(as_before(site, vm, result, "failed", on=True), "CreateDataVolumes", "NoSpace")
+    site.failed_for(as_before(site, vm, result, "failed", on=True), "CreateDataVolumes", "NoSpace")
 
 
 def test_powering_on_again_is_refused_for_good(site: Any, small: Path) -> None:
@@ -499,14 +449,14 @@ def test_a_library_that_cannot_be_loaded(site: Any) -> None:
     directory.mkdir()
     (directory / "libvixDiskLib.so").write_text("this is no library")
     documents = site.providers(vddk=True)
-    next(one for one in documents if one["metadata"]["name"] == "vcenter" and one["kind"] == "Provider")["spec"][
+    next(one for one in documents if one["metadata"]["name"] == "source" and one["kind"] == "Provider")["spec"][
         "settings"
     ]["vddkDirectory"] = str(directory)
     status = as_before(site, vm, asyncio.run(run(site, vm, warm=True, documents=documents)), "failed", on=True)
-    failed_for(status, "CopyDisks", "2000", str(directory))
+    site.failed_for(status, "CopyDisks", "2000", str(directory))
 
 
-def test_somebody_else_removes_our_snapshot(site: Any, moments: Moments) -> None:
+def test_somebody_else_removes_our_snapshot(site: Any, moments: Any) -> None:
     vm = site.add_vm("robbed", 4 * MIB, running=True, cbt=True)
 
     def rob() -> None:
@@ -514,4 +464,4 @@ def test_somebody_else_removes_our_snapshot(site: Any, moments: Moments) -> None
 
     moments.at("before save CreateDataVolumes", rob)
     status = as_before(site, vm, asyncio.run(run(site, vm, moments, warm=True)), "failed", on=True)
-    failed_for(status, "CopyDisks", "removed by somebody else")
+    site.failed_for(status, "CopyDisks", "removed by somebody else")

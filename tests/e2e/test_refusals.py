@@ -29,7 +29,7 @@ CHANGING = (
     "ShutdownGuest",
     "ExportSnapshot",
 )
-BETWEEN = {"source": {"name": "vcenter"}, "destination": {"name": "here"}}
+BETWEEN = {"source": {"name": "source"}, "destination": {"name": "here"}}
 NOBODY = "vm-999999"
 
 
@@ -222,7 +222,7 @@ def test_a_directory_without_vddk(site: Any, wrong: str) -> None:
     if wrong == "empty":
         directory.mkdir()
     documents = site.providers(vddk=True)
-    one_of(documents, "Provider", "vcenter")["spec"]["settings"]["vddkDirectory"] = str(directory)
+    one_of(documents, "Provider", "source")["spec"]["settings"]["vddkDirectory"] = str(directory)
     plan = site.plan(vm, warm=True)
     found = refused(site, vm, [*documents, plan], "VMStorageNotSupported", vm.name, str(directory), "libvixDiskLib")
     assert "vddkDirectory" in asyncio.run(found).suggestion
@@ -241,9 +241,9 @@ async def _provider(site: Any, vm: LabVM, change: dict[str, str], type: str, *wo
     secret["stringData"] = {name: value for name, value in secret["stringData"].items() if value}
     async with site.app() as app:
         await site.apply(app, *documents)
-        condition: Condition = await site.says(app, PROVIDER, "vcenter", type, *words)
+        condition: Condition = await site.says(app, PROVIDER, "source", type, *words)
         understood(condition)
-        provider = await app.store.get(PROVIDER, "default", "vcenter")
+        provider = await app.store.get(PROVIDER, "default", "source")
         assert provider["status"]["phase"] == "ConnectionFailed"
         await _repair(site, app, condition)
     return condition
@@ -253,7 +253,7 @@ async def _repair(site: Any, app: App, condition: Condition) -> None:
     """The plan says the same, and comes right by itself when the secret is corrected."""
     understood(await site.says(app, PLAN, "plan", "ProviderNotReady", "provider 'default/vcenter'", condition.message))
     right = {"user": site.lab.user, "password": site.lab.password, "ca.crt": site.lab.ca_pem, "thumbprint": ""}
-    await app.store.patch(SECRET, "default", "vcenter", {"data": None, "stringData": right})
+    await app.store.patch(SECRET, "default", "source", {"data": None, "stringData": right})
     await site.ready(app, 20)
 
 
@@ -289,7 +289,7 @@ def test_a_secret_that_comes_later(site: Any) -> None:
         secret, *others = site.providers(vddk=True)
         async with site.app() as app:
             await site.apply(app, *others, site.plan(vm, warm=False))
-            understood(await site.says(app, PROVIDER, "vcenter", "SecretNotValid", "spec.secret", "vcenter"))
+            understood(await site.says(app, PROVIDER, "source", "SecretNotValid", "spec.secret", "source"))
             await site.apply(app, secret)
             await site.ready(app, 5)
 
@@ -301,10 +301,10 @@ def test_nobody_answers(site: Any) -> None:
 
     async def run() -> None:
         documents = [*site.providers(vddk=True), site.plan(vm, warm=False)]
-        one_of(documents, "Provider", "vcenter")["spec"]["url"] = "https://localhost:1/sdk"
+        one_of(documents, "Provider", "source")["spec"]["url"] = "https://localhost:1/sdk"
         async with site.app() as app:
             await site.apply(app, *documents)
-            understood(await site.says(app, PROVIDER, "vcenter", "ConnectionTestFailed", "localhost:1", "refused"))
+            understood(await site.says(app, PROVIDER, "source", "ConnectionTestFailed", "localhost:1", "refused"))
 
     asyncio.run(run())
 
@@ -312,10 +312,10 @@ def test_nobody_answers(site: Any) -> None:
 def test_a_type_that_is_not_built(site: Any) -> None:
     async def run() -> None:
         documents = site.providers(vddk=False)
-        one_of(documents, "Provider", "vcenter")["spec"]["type"] = "ovirt"
+        one_of(documents, "Provider", "source")["spec"]["type"] = "openstack"
         async with site.app() as app:
             await site.apply(app, *documents)
-            understood(await site.says(app, PROVIDER, "vcenter", "ProviderTypeNotSupported", "ovirt"))
+            understood(await site.says(app, PROVIDER, "source", "ProviderTypeNotSupported", "openstack"))
 
     asyncio.run(run())
 
@@ -340,7 +340,7 @@ def test_an_invalid_manifest(site: Any, case: str) -> None:
     documents = [*site.providers(vddk=True), site.plan(vm, warm=False)]
     run = {"metadata": {"name": "run", "namespace": "default"}, "spec": {"plan": {"name": "plan"}}}
     documents.append({"apiVersion": "forklift.konveyor.io/v1beta1", "kind": "Migration", **run})
-    manifest = one_of(documents, kind, "vcenter" if kind == "Provider" else "")
+    manifest = one_of(documents, kind, "source" if kind == "Provider" else "")
     for path, value in change.items():
         *way, last = path.split(".")
         place = manifest

@@ -1,4 +1,4 @@
-"""`tranship demo`: the lab, a server and three migrations, driven by the same commands and manifests as any other's.
+"""`tranship demo`: the lab, a server and five migrations, driven by the same commands and manifests as any other's.
 
 What the table at the end says is not asked of tranship: the last record is read from the source guest's and the moved
 guest's own serial lines, snapshots and power-offs from the lab.
@@ -33,15 +33,18 @@ CHECK = re.compile(r"TRANSHIP CHECK last=(\d+) valid=(\d+) bad=(\d+)")
 @click.command()
 @click.option("--directory", type=click.Path(path_type=Path), help="Keep everything there  [default: temporary].")
 def demo(directory: Path | None) -> None:
-    """Move three machines of a simulated vCenter to this host, and count what was lost.
+    """Move five machines of a simulated vCenter and oVirt Engine to this host, and count what was lost.
 
-    One is stopped (cold), one runs with two disks (warm, by VDDK, cutover scheduled in its manifest), one runs (warm
-    without VDDK, cutover by command). Exit code 1 if anything is off.
+    Of the vCenter's one is stopped (cold), one runs with two disks (warm, by VDDK, cutover scheduled in its manifest), one
+    runs (warm without VDDK, cutover by command). Of the Engine's one is stopped (cold), one runs (warm by incremental backup,
+    cutover by command). Exit code 1 if anything is off.
     """
     with tempfile.TemporaryDirectory(prefix="tranship-demo-") as temporary:
         home = directory or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        click.echo("Starting the lab: a vCenter with three machines; two run and write records without pause.")
+        click.echo(
+            "Starting the lab: a vCenter and an oVirt Engine with five machines; three run and write records without pause."
+        )
         with Showroom(home / "lab") as room, _server(home / "server") as tranship:
             try:
                 outcome = _Demo(room, tranship, home).run()
@@ -98,28 +101,29 @@ class _Demo:
     def run(self) -> bool:
         manifests = self.room.write_manifests()
         self.tranship("apply", "-f", str(manifests))
-        self.tranship("wait", "--for=condition=Ready", *(f"plan/{name}" for name in self.room.NAMES), "--timeout=60s")
+        self.tranship("wait", "--for=condition=Ready", *(f"plan/{name}" for name in self.room.names), "--timeout=90s")
         cutover = datetime.now(UTC) + timedelta(seconds=CUTOVER_AFTER)
         self.tranship("apply", "-f", str(self.room.write_run("shop", cutover)))
-        self.tranship("start", "archive")
-        self.tranship("start", "mail")
+        for name in ("archive", "mail", "ledger", "clinic"):
+            self.tranship("start", name)
         self._follow()
         self.tranship("get", "plans")
-        rows = [_judge(self.room, name, self._runs()[name]) for name in self.room.NAMES]
+        rows = [_judge(self.room, name, self._runs()[name]) for name in self.room.names]
         _print_table(rows)
         return all(row.good for row in rows)
 
     def _follow(self) -> None:
-        """One line for each phase, until all have ended; the cutover of `mail` is given by command meanwhile."""
-        told_cutover = False
+        """One line for each phase, until all have ended; the cutovers that no manifest schedules are given meanwhile."""
+        waiting = {"mail": 1, "clinic": 3}  # precopies before the cutover
         while time.monotonic() - self._begun < DEADLINE:
             runs = self._runs()
             for name, run in runs.items():
                 self._tell(name, run)
-            mail = runs["mail"]
-            if not told_cutover and mail.get("phase") == "CopyingPaused":
-                told_cutover = True
-                self.tranship("cutover", "mail", "--now")
+            for name, precopies in list(waiting.items()):
+                done = len(runs[name].get("warm", {}).get("precopies", []))
+                if done >= precopies and runs[name].get("phase") == "CopyingPaused":
+                    del waiting[name]
+                    self.tranship("cutover", name, "--now")
             if all(run.get("completed") for run in runs.values()):
                 return
             time.sleep(0.25)
@@ -127,7 +131,7 @@ class _Demo:
 
     def _runs(self) -> dict[str, dict[str, Any]]:
         """The status of each plan's one VM."""
-        found: dict[str, dict[str, Any]] = {name: {} for name in self.room.NAMES}
+        found: dict[str, dict[str, Any]] = {name: {} for name in self.room.names}
         for run in self.tranship.client.list(MIGRATION, "default")["items"]:
             for vm in run.get("status", {}).get("vms", []):
                 found[run["spec"]["plan"]["name"]] = vm
@@ -157,12 +161,12 @@ HEADINGS = (
     ("predicted", "right"),
     ("read back", "left"),
     ("last record", "left"),
-    ("snapshots", "right"),
+    ("left there", "right"),
 )
 
 
 def _judge(room: Showroom, name: str, vm: dict[str, Any]) -> _Row:
-    machine = room.center.vm(name)
+    machine = room.machines[name]
     rounds = vm.get("warm", {}).get("precopies", [])
     disks = vm.get("disks", [])
     source = machine.guest.last if machine.guest else -1
@@ -173,7 +177,7 @@ def _judge(room: Showroom, name: str, vm: dict[str, Any]) -> _Row:
     cutover = vm.get("cutover", {})
     sizes = [int(one.get("bytes", 0)) for one in rounds]
     copied = sum(sizes) if rounds else _copied_cold(vm)
-    good = vm.get("outcome") == "succeeded" and proved and equal and not machine.snapshots
+    good = vm.get("outcome") == "succeeded" and proved and equal and not room.left(name)
     return _Row(
         good,
         [
@@ -185,7 +189,7 @@ def _judge(room: Showroom, name: str, vm: dict[str, Any]) -> _Row:
             _seconds(cutover.get("predictedSeconds")),
             "yes" if proved else "NO",
             f"{source} {'=' if source == last else '≠'} {last}" + (f", {bad} BAD" if bad else ""),
-            str(len(machine.snapshots)),
+            str(room.left(name)),
         ],
     )
 

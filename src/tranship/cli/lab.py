@@ -1,4 +1,7 @@
-"""`tranship lab`: a simulated vCenter with machines that really run, to try the product on. Nothing of it is for production."""
+"""`tranship lab`: a simulated vCenter and oVirt Engine with machines that really run, to try the product on.
+
+Nothing of it is for production.
+"""
 
 import signal
 import tempfile
@@ -14,11 +17,13 @@ from tranship.lab.showroom import Showroom
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Where disks and certificates go [default: temporary]."
 )
-@click.option("--port", default=0, help="Port of the vCenter's API [default: any free one].")
+@click.option(
+    "--port", default=0, help="Port of the vCenter's API; the Engine's is the next one [default: any free ones]."
+)
 def lab(directory: Path | None, port: int) -> None:
-    """Run a simulated vCenter with three machines in it until it is interrupted.
+    """Run a simulated vCenter and oVirt Engine with five machines in them until it is interrupted.
 
-    Two of them are QEMU guests that write numbered records to their disks all the time. Manifests that move all three
+    Three of them are QEMU guests that write numbered records to their disks all the time. Manifests that move all five
     are written beside it, for `tranship serve` and `tranship apply`.
     """
     stop = threading.Event()
@@ -27,11 +32,10 @@ def lab(directory: Path | None, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="tranship-lab-") as temporary:
         with Showroom(directory or Path(temporary), port=port) as room:
             manifests = room.write_manifests()
-            click.echo(f"vCenter     {room.center.url}")
-            click.echo(
-                f"user        {room.center.user}   password {room.center.password}   (of the lab, worth nothing)"
-            )
-            click.echo(f"machines    {', '.join(room.center.vm(name).name for name in room.NAMES)}")
+            for name, platform in (("vCenter", room.center), ("Engine", room.engine)):
+                click.echo(f"{name:<11} {platform.url}")
+                click.echo(f"user        {platform.user}   password {platform.password}   (of the lab, worth nothing)")
+            click.echo(f"machines    {', '.join(room.names)}")
             click.echo(f"manifests   {manifests}")
             click.echo("try         tranship serve   and in another shell   tranship apply -f " + str(manifests))
             click.echo("Ctrl-C ends it.")

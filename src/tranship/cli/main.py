@@ -34,11 +34,14 @@ COMMANDS = {
     "wait": Entry("tranship.cli.wait", "wait", "Wait until objects have a condition."),
     "archive": Entry("tranship.cli.archive", "archive", "Put a plan away."),
     "delete": Entry("tranship.cli.delete", "delete", "Delete objects."),
+    "certificate": Entry(
+        "tranship.cli.certificate", "certificate", "Show a platform's certificate before it is trusted."
+    ),
     "crds": Entry("tranship.cli.crds", "crds", "Print the resource definitions."),
     "version": Entry("tranship.cli.version", "version", "Print the version."),
     "serve": Entry("tranship.cli.serve", "serve", "Run the controllers and the REST API on this host."),
-    "lab": Entry("tranship.cli.lab", "lab", "Run a simulated vCenter with real guests."),
-    "demo": Entry("tranship.cli.demo", "demo", "Move three machines out of the lab."),
+    "lab": Entry("tranship.cli.lab", "lab", "Run a simulated vCenter and oVirt Engine with real guests."),
+    "demo": Entry("tranship.cli.demo", "demo", "Move five machines out of the lab."),
 }
 
 
@@ -67,7 +70,7 @@ class LazyGroup(click.Group):
 @click.option("--ca-file", metavar="FILE", help="CA that signed the server's certificate.  [env: TRANSHIP_CA_FILE]")
 @click.pass_context
 def root(ctx: click.Context, server: str | None, token_file: str | None, ca_file: str | None) -> None:
-    """Moves virtual machines from vSphere to this host, warm or cold, and proves the data.
+    """Moves virtual machines from vSphere and oVirt to this host, warm or cold, and proves the data.
 
     Without options the server is found through the files that `tranship serve` leaves in its data directory, which is
     $TRANSHIP_HOME or ~/.local/share/tranship.

@@ -131,6 +131,12 @@ def begin_round(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance(verdict.why, to="CopyDisks") if isinstance(verdict, Advance) else verdict
 
 
+def final_checkpoint(vm: VMStatus, seen: Seen) -> Verdict:
+    """The last time to find out that the VM has a disk that nobody copied."""
+    verdict = add_checkpoint(vm, seen)
+    return store_deltas(vm, seen) if isinstance(verdict, Advance) else verdict
+
+
 def copy_disks(vm: VMStatus, seen: Seen) -> Verdict:
     number = phases.current_round(vm)
     base = {disk.id: disk.base or "" for disk in vm.disks}
@@ -251,7 +257,7 @@ WARM = Itinerary(
         *_POWER_OFF,
         Row("CreateFinalSnapshot", "Cutover", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
         Row("WaitForFinalSnapshot", "Cutover", wait_for_snapshot, deadline=_snapshot_deadline),
-        Row("AddFinalCheckpoint", "Cutover", store_deltas, record_deltas),
+        Row("AddFinalCheckpoint", "Cutover", final_checkpoint, record_deltas),
         Row("Finalize", "Cutover", copy_disks, phases.record_all_copied),
         _CREATE_VM,
         Row(

@@ -162,8 +162,8 @@ class Engine(State):
         self.clusters[cluster.id] = cluster
         return cluster
 
-    def add_host(self, name: str) -> Host:
-        host = Host(self.uuid(), name, self.cluster, list(self.networks.values()), self.uuid())
+    def add_host(self, name: str, cluster: Cluster | None = None) -> Host:
+        host = Host(self.uuid(), name, cluster or self.cluster, list(self.networks.values()), self.uuid())
         self.hosts[host.id] = host
         return host
 

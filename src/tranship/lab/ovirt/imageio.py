@@ -44,6 +44,10 @@ class Imageio:
     def unix_socket(self) -> Path:
         return Path(f"{self._sockets}/daemon")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
     def start(self) -> None:
         """Returns when it answers. Raises ToolMissing, ToolFailed, TimedOut."""
         beside = Path(sys.executable).with_name(DAEMON)
