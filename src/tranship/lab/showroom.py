@@ -41,7 +41,7 @@ class Showroom:
         self.engine.start()
         options: dict[str, Any] = {"guest": True, "running": True, "cbt": True, "memory": 64}
         here: dict[str, Any] = {"guest": True, "running": True, "memory": 64}
-        made = [
+        made: list[Machine] = [
             self.center.add_vm("archive", [64 * MIB], rate=400, **options),
             self.center.add_vm("shop", [128 * MIB, 64 * MIB], rate=100, **options),
             self.center.add_vm("mail", [96 * MIB], rate=60, **options),
