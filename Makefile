@@ -11,7 +11,7 @@ help:  ## list the targets
 setup:  ## install the product into .venv
 	@scripts/setup run
 
-demo:  ## start the lab and move three machines out of it
+demo:  ## start the lab and move five machines out of it
 	@scripts/setup demo
 	@$(BIN)/tranship demo
 
@@ -27,7 +27,7 @@ unit:  ## the quick tests only
 	@scripts/setup check
 	$(BIN)/pytest -n 2 --dist worksteal tests/unit tests/walks $(ARGS)
 
-bench:  ## measure the copy engine against nbdcopy and qemu-img
+bench:  ## measure the copy engine against nbdcopy, qemu-img and oVirt's client
 	@scripts/setup test
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tranship.app import App
+from tranship.cli.certificate import certificate
 from tranship.resources.meta import PLAN, PROVIDER
 from tranship.resources.migration import Migration
 from tranship.resources.vm import VMStatus
@@ -74,6 +76,15 @@ def test_a_wrong_password(ovirt: Any) -> None:
 
 def test_an_authority_that_is_not_the_engines(ovirt: Any, lab: Any) -> None:
     says(ovirt, made(ovirt, "authority"), "ConnectionTestFailed", "certificate", cacert=lab.ca_pem)
+
+
+def test_what_is_to_be_trusted_is_shown(ovirt: Any, lab: Any) -> None:
+    """The Engine's own authority, for it signs the hosts' certificates too; of a vCenter what it shows itself."""
+    for url, pem in ((ovirt.lab.url, ovirt.lab.ca_pem), (lab.url, lab.server_pem)):
+        shown = CliRunner().invoke(certificate, [url])
+        assert shown.exit_code == 0, shown.output
+        assert pem.strip() in shown.output
+        assert "SHA-256" in shown.output
 
 
 @pytest.mark.parametrize("status", ["illegal", "locked"])
