@@ -251,7 +251,7 @@ async def _provider(site: Any, vm: LabVM, change: dict[str, str], type: str, *wo
 
 async def _repair(site: Any, app: App, condition: Condition) -> None:
     """The plan says the same, and comes right by itself when the secret is corrected."""
-    understood(await site.says(app, PLAN, "plan", "ProviderNotReady", "provider 'default/vcenter'", condition.message))
+    understood(await site.says(app, PLAN, "plan", "ProviderNotReady", "provider 'default/source'", condition.message))
     right = {"user": site.lab.user, "password": site.lab.password, "ca.crt": site.lab.ca_pem, "thumbprint": ""}
     await app.store.patch(SECRET, "default", "source", {"data": None, "stringData": right})
     await site.ready(app, 20)
