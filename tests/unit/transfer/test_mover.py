@@ -213,6 +213,7 @@ def test_a_flipped_block_is_found_and_named(tmp_path: Path, slow: Job) -> None:
     """Somebody writes to the target between the copy of a block and its proof."""
     channel.start(tmp_path / "r1", slow)
     wait_for(lambda: finished(tmp_path / "state") >= LEAF)
+    wait_for(lambda: (tmp_path / "target").read_bytes()[:LEAF] == content()[:LEAF])  # any leaf may be the first
     with (tmp_path / "target").open("r+b") as file:
         file.seek(MIB + 77)
         file.write(b"flip")
