@@ -9,6 +9,7 @@ daemon, and spares both sides the encryption. A ticket that is over is a tempora
 """
 
 import http.client
+import json
 import os
 import pwd
 import re
@@ -18,9 +19,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
-
-import msgspec
 
 from tranship.errors import Busy, CopyFailed, Invalid, Refused, Side, TranshipError, Unreachable, Unsupported
 from tranship.transfer.address import DiskAddress, Extent
@@ -36,7 +36,7 @@ PART = 1 << 20  # bytes of a list that are decoded at a time
 DAEMON_USER = "ovirtimg"
 
 
-class Options(msgspec.Struct):
+class Options(NamedTuple):
     """What the daemon says of a ticket. One that does not say how many readers it takes has a server behind it that hangs
     on the second."""
 
@@ -44,8 +44,15 @@ class Options(msgspec.Struct):
     max_readers: int = 1
     unix_socket: str = ""
 
+    @staticmethod
+    def read(body: bytes) -> "Options":
+        """Raises ValueError, TypeError, AttributeError when it is nothing of the kind."""
+        said: Any = json.loads(body)
+        readers = int(said.get("max_readers") or 1)
+        return Options(tuple(said.get("features") or ()), readers, str(said.get("unix_socket") or ""))
 
-class Area(msgspec.Struct):
+
+class Area(NamedTuple):
     start: int
     length: int
     zero: bool = False
@@ -131,8 +138,8 @@ class ImageioReader(Plain):
         if answer.status != 200:
             raise self._site.refused(answer.status)
         try:
-            return msgspec.json.decode(body, type=Options)
-        except msgspec.DecodeError as error:
+            return Options.read(body)
+        except (ValueError, TypeError, AttributeError) as error:
             raise self._failed("it is no imageio that answers") from error
 
     def _size(self, connection: http.client.HTTPConnection, expected: int) -> int:
@@ -157,7 +164,7 @@ class ImageioReader(Plain):
             raise self._site.refused(answer.status)
         try:
             areas = Areas(self._told(answer))
-        except (msgspec.DecodeError, ValueError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise self._failed(f"its list of extents cannot be used: {error}") from error
         if areas.end < self.size:
             raise self._failed(f"its list of extents ends at {areas.end} of {self.size}")
@@ -165,13 +172,14 @@ class ImageioReader(Plain):
 
     def _told(self, answer: http.client.HTTPResponse) -> Iterator[Area]:
         """A JSON list, decoded in parts: it may have millions of members."""
-        decode = msgspec.json.Decoder(list[Area]).decode
         rest = b""
         while part := answer.read(PART):
             rest += part
             cut = rest.rfind(b"}") + 1
             if cut:
-                yield from decode(b"[" + rest[:cut].lstrip(b" \r\n[,") + b"]")
+                for one in json.loads(b"[" + rest[:cut].lstrip(b" \r\n[,") + b"]"):
+                    zero, dirty = bool(one.get("zero")), bool(one.get("dirty"))
+                    yield Area(one["start"], one["length"], zero, one.get("hole"), dirty)
                 rest = rest[cut:]
         if rest.strip(b" \r\n[") != b"]":
             raise ValueError("it has no end")
