@@ -6,11 +6,13 @@ Pure. Called when a plan is validated and when a migration starts; target provid
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tranship.errors import Invalid
 from tranship.inventory.estate import Datastore, Estate, Network
 from tranship.inventory.vm import VM, Disk, Nic
+from tranship.migration import names
+from tranship.resources.controller import Settings
 from tranship.resources.meta import Ref
 from tranship.resources.networkmap import DestinationNetwork, NetworkMapSpec
 from tranship.resources.plan import Plan
@@ -20,8 +22,9 @@ from tranship.resources.vm import PlanVM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOrder:
-    """source: key of the source disk. name: unique per machine, safe in a file name. pool: destination storage (class or
-    directory). size in bytes, a multiple of 512. bus: virtio, sata, scsi. boot: 1 = boot disk, 0 = not booted from."""
+    """source: key of the source disk. name: of the disk on the target (claim or file), a DNS label. pool: destination
+    storage (class or directory). size in bytes, a multiple of 512. bus: virtio, sata, scsi. boot: 1 = boot disk, 0 = not
+    booted from. volume: the disk's name within the machine. serial: what the guest reads as the disk's serial number."""
 
     source: str
     name: str
@@ -31,6 +34,9 @@ class DiskOrder:
     boot: int = 0
     access_mode: str = ""
     volume_mode: str = ""
+    volume: str = ""
+    shared: bool = False
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +48,15 @@ class NicOrder:
     network: str = ""
     namespace: str = ""
     model: str = "virtio"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOrder:
-    """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes."""
+    """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes. serial: what the guest
+    reads as the machine's serial number. affinity: as Kubernetes writes it. instance_type: name of one that gives processors
+    and memory instead. filesystem_overhead: the share of a file system that is lost to itself, where the target does not know
+    better; block_overhead: bytes that a block volume is made larger by."""
 
     owner: str
     name: str
@@ -63,9 +73,16 @@ class MachineOrder:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     start: bool = False
+    serial: str = ""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    instance_type: str = ""
+    filesystem_overhead: float = 0.1
+    block_overhead: int = 0
 
 
 LONGEST_NAME = 63
+DEFAULTS = Settings()
 
 
 def target_name(wanted: str, source: str, id: str) -> str:
@@ -123,26 +140,52 @@ def unmapped(vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate:
 
 
 def order(
-    plan: Plan, entry: PlanVM, vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate: Estate
+    plan: Plan,
+    entry: PlanVM,
+    vm: VM,
+    networks: NetworkMapSpec,
+    storages: StorageMapSpec,
+    estate: Estate,
+    *,
+    settings: Settings = DEFAULTS,
+    migration: str = "",
 ) -> MachineOrder:
-    """The machine to be made. Everything must be mapped (see `unmapped`). Raises Invalid for an impossible name."""
+    """The machine to be made. Everything must be mapped (see `unmapped`). migration: uid of the one that makes it. Raises
+    Invalid for an impossible name."""
     name = target_name(entry.target_name, vm.name, vm.id)
+    owner = f"{plan.uid}/{vm.id}"
+    system = {"plan": plan.uid, "vmID": vm.id} | ({"migration": migration} if migration else {})
     return MachineOrder(
-        owner=f"{plan.uid}/{vm.id}",
+        owner=owner,
         name=name,
         namespace=plan.spec.target_namespace,
         uuid=vm.uuid or vm.instance_uuid,
+        serial="" if vm.native else _vmware_serial(vm.uuid),
         sockets=max(vm.cpus // max(vm.cores_per_socket, 1), 1),
         cores=max(vm.cores_per_socket, 1),
         memory=vm.memory,
         firmware=vm.firmware,
         secure_boot=vm.secure_boot,
         tpm=vm.tpm,
-        disks=tuple(_disks(name, vm, storages, estate, _buses(plan, vm))),
-        nics=tuple(_nics(vm, networks, estate, _models(plan, vm))),
-        labels={**plan.spec.target_labels, "plan": plan.uid, "vmID": vm.id},
+        disks=tuple(_disks(plan, entry, vm, name, owner, storages, estate, settings.pvc_name_template)),
+        nics=tuple(_nics(plan, entry, vm, networks, estate)),
+        labels={**plan.spec.target_labels, **system},
         annotations={"original-ID": vm.id, "openshift.io/display-name": vm.name},
+        node_selector=dict(plan.spec.target_node_selector),
+        affinity=dict(plan.spec.target_affinity),
+        instance_type=entry.instance_type,
+        filesystem_overhead=settings.filesystem_overhead,
+        block_overhead=settings.block_overhead,
     )
+
+
+def _vmware_serial(uuid: str) -> str:
+    """What a guest on VMware reads as its serial number, made of its UUID; licences may hang on it. "" = no such UUID."""
+    digits = uuid.replace("-", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", digits):
+        return ""
+    pairs = [digits[at : at + 2] for at in range(0, 32, 2)]
+    return f"VMware-{' '.join(pairs[:8])}-{' '.join(pairs[8:])}"
 
 
 def _buses(plan: Plan, vm: VM) -> Callable[[Disk], str]:
@@ -161,35 +204,80 @@ def _models(plan: Plan, vm: VM) -> Callable[[Nic], str]:
 
 
 def _disks(
-    name: str, vm: VM, storages: StorageMapSpec, estate: Estate, bus: Callable[[Disk], str]
+    plan: Plan,
+    entry: PlanVM,
+    vm: VM,
+    machine: str,
+    owner: str,
+    storages: StorageMapSpec,
+    estate: Estate,
+    default_template: str,
 ) -> Iterator[DiskOrder]:
-    first = next((disk.key for disk in vm.disks if disk.bootable), vm.disks[0].key if vm.disks else "")
+    root, bus = _boot_disk(entry, vm), _buses(plan, vm)
+    taken: set[str] = set()
     for number, disk in enumerate(vm.disks):
         destination = storage_for(disk, storages, estate)
         if destination is None:
             raise Invalid(f"datastore {disk.datastore} is not mapped", field="spec.map.storage")
+        claim = names.claim_name(plan, entry, vm, machine, number, root, owner, default_template)
+        volume = names.volume_name(plan, entry, claim, number)
+        _unique(taken, {"pvcNameTemplate": claim, "volumeNameTemplate": volume})
         yield DiskOrder(
             source=disk.key,
-            name=f"{name[:40]}-disk-{number}",
+            name=claim,
             pool=destination.storage_class,
             size=disk.capacity,
             bus=bus(disk),
-            boot=1 if disk.key == first else 0,
+            boot=1 if number == root else 0,
             access_mode=destination.access_mode or "",
             volume_mode=destination.volume_mode or "",
+            volume=volume,
+            shared=disk.shared,
+            serial=_disk_serial(vm, disk),
         )
 
 
-def _nics(vm: VM, networks: NetworkMapSpec, estate: Estate, model: Callable[[Nic], str]) -> Iterator[NicOrder]:
+def _unique(taken: set[str], made: Mapping[str, str]) -> None:
+    for template, name in made.items():
+        if f"{template} {name}" in taken:
+            remedy = "Put an index into the template."
+            raise Invalid(f"two are named {name!r}", field=f"spec.{template}", remedy=remedy)
+        taken.add(f"{template} {name}")
+
+
+def _boot_disk(entry: PlanVM, vm: VM) -> int:
+    """Its number: what rootDisk names (/dev/sda2 is on the first), else the first bootable one, else the first."""
+    if entry.root_disk:
+        letter = re.fullmatch(r"(?:/dev/)?[a-z]d([a-z])\d*", entry.root_disk)
+        number = ord(letter[1]) - ord("a") if letter else len(vm.disks)
+        if number >= len(vm.disks):
+            remedy = "Write the disk as Linux names it: /dev/sda for the first."
+            raise Invalid(f"{entry.root_disk!r} is no disk of {vm.name}", field="spec.vms[].rootDisk", remedy=remedy)
+        return number
+    return next((number for number, disk in enumerate(vm.disks) if disk.bootable), 0)
+
+
+def _disk_serial(vm: VM, disk: Disk) -> str:
+    """VMware shows a disk's serial number to the guest on SCSI only, and only if told to."""
+    shown = vm.native or (disk.bus == "scsi" and vm.traits.get("disk_enable_uuid"))
+    return disk.serial if shown and re.fullmatch(r"[A-Za-z0-9_.+-]{1,256}", disk.serial) else ""
+
+
+def _nics(plan: Plan, entry: PlanVM, vm: VM, networks: NetworkMapSpec, estate: Estate) -> Iterator[NicOrder]:
+    model, number, taken = _models(plan, vm), 0, set[str]()
     for nic in vm.nics:
         destination = network_for(nic, networks, estate)
         if destination is None:
             raise Invalid(f"network {nic.network} is not mapped", field="spec.map.network")
         if destination.type != "ignored":
+            name = names.network_name(plan, entry, destination.type, destination.name, destination.namespace, number)
+            _unique(taken, {"networkNameTemplate": name})
             yield NicOrder(
                 mac=nic.mac,
                 kind=destination.type,
                 network=destination.name,
                 namespace=destination.namespace,
                 model=model(nic),
+                name=name,
             )
+            number += 1

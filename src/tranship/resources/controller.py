@@ -33,6 +33,12 @@ class ForkliftControllerSpec(Model):
     """Minutes that the removal of a snapshot may take (120). Spelt as upstream does."""
     controller_snapshot_removal_timeout_minutes: Number = None
     """The same, spelt right; wins."""
+    controller_filesystem_overhead: Number = None
+    """Percent of a file system that is lost to itself, where the cluster does not tell (10)."""
+    controller_block_overhead: Number = None
+    """Bytes that a block volume is made larger by (0)."""
+    controller_pvc_name_template: str = ""
+    """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
 
 
 class ForkliftControllerStatus(Status):
@@ -52,24 +58,29 @@ class ForkliftController(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Spans are seconds."""
+    """Spans are seconds; filesystem_overhead is a share, block_overhead bytes."""
 
     precopy_interval: float = 3600.0
     max_vm_inflight: int = 20
     snapshot_removal_timeout: float = 7200.0
+    filesystem_overhead: float = 0.1
+    block_overhead: int = 0
+    pvc_name_template: str = ""
 
     @classmethod
     def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
         """Raises Invalid, which names the setting or the variable."""
         given = spec or ForkliftControllerSpec()
 
-        def number(default: float, names: tuple[str, ...], variables: tuple[str, ...], scale: float = 1.0) -> float:
+        def number(
+            default: float, names: tuple[str, ...], variables: tuple[str, ...], scale: float = 1.0, least: int = 1
+        ) -> float:
             for name in names:
                 if (value := getattr(given, name)) is not None:
-                    return _positive(value, f"spec.{name}") * scale
+                    return _number(value, f"spec.{name}", least) * scale
             for variable in variables:
                 if value := env.get(variable):
-                    return _positive(value, variable) * scale
+                    return _number(value, variable, least) * scale
             return default
 
         return cls(
@@ -81,6 +92,11 @@ class Settings:
                 ("SNAPSHOT_REMOVAL_TIMEOUT_MINUTES", "SNAPSHOT_REMOVAL_TIMEOUT"),
                 60,
             ),
+            filesystem_overhead=_share(
+                number(0.1, ("controller_filesystem_overhead",), ("FILESYSTEM_OVERHEAD",), 0.01, least=0)
+            ),
+            block_overhead=int(number(0, ("controller_block_overhead",), ("BLOCK_OVERHEAD",), least=0)),
+            pvc_name_template=given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", ""),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
@@ -90,13 +106,20 @@ class Settings:
         return override.interval_seconds
 
 
-def _positive(value: Any, field: str) -> int:
+def _number(value: Any, field: str, least: int) -> int:
     try:
         if isinstance(value, bool | float):
             raise TypeError
         number = int(value)
     except (TypeError, ValueError):
         raise Invalid(f"{value!r} is no number", field=field, remedy="Write a whole number.") from None
-    if number < 1:
-        raise Invalid(f"{number} is too small", field=field, remedy="Write a whole number of at least 1.")
+    if number < least:
+        raise Invalid(f"{number} is too small", field=field, remedy=f"Write a whole number of at least {least}.")
     return number
+
+
+def _share(share: float) -> float:
+    if share > 0.9:
+        remedy = "Write a whole number of percent, such as 10."
+        raise Invalid(f"{share:.0%} is too much", field="controller_filesystem_overhead", remedy=remedy)
+    return share

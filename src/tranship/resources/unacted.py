@@ -87,6 +87,9 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_precopy_interval",
             "spec.controller_snapshot_removal_timeout_minuts",
             "spec.controller_snapshot_removal_timeout_minutes",
+            "spec.controller_filesystem_overhead",
+            "spec.controller_block_overhead",
+            "spec.controller_pvc_name_template",
         }
     ),
 }

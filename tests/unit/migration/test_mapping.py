@@ -41,6 +41,43 @@ def test_a_guest_that_ran_on_kvm_keeps_its_disks_and_nics() -> None:
     assert [nic.model for nic in made.nics] == ["virtio", "e1000", "rtl8139", "virtio"]
 
 
+def test_the_boot_disk_is_the_one_the_user_names() -> None:
+    def boots(root_disk: str) -> list[int]:
+        entry = PlanVM(id="vm-42", root_disk=root_disk)
+        made = order(plan(), entry, WEB, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
+        return [disk.boot for disk in made.disks]
+
+    assert [boots(name) for name in ("", "/dev/sda", "/dev/sdb", "/dev/vdb2", "sdb")] == [[1, 0]] * 2 + [[0, 1]] * 3
+    for name in ("/dev/sdc", "2", "/dev/mapper/root"):
+        with pytest.raises(Invalid, match="rootDisk"):
+            boots(name)
+
+
+def test_serial_numbers_that_the_guest_read_on_vmware() -> None:
+    uuid = "42158c81-5e53-4ac2-9b21-8f3b0a6a9d3e"
+    disks = (replace(WEB.disks[0], serial="6000c29a"), replace(WEB.disks[1], serial="6000c29b", bus="nvme"))
+    vm = replace(WEB, uuid=uuid, disks=disks, traits={"disk_enable_uuid": True})
+    made = order(plan(), PlanVM(id="vm-42"), vm, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
+    assert made.serial == "VMware-42 15 8c 81 5e 53 4a c2-9b 21 8f 3b 0a 6a 9d 3e"
+    assert [disk.serial for disk in made.disks] == ["6000c29a", ""]
+    made = order(plan(), PlanVM(id="vm-42"), WEB, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
+    assert made.serial == ""
+
+
+def test_where_the_machine_may_run_and_what_it_is_called_by() -> None:
+    wanted = plan(
+        targetLabels={"tier": "web", "plan": "mine"},
+        targetNodeSelector={"zone": "a"},
+        targetAffinity={"podAffinity": {}},
+    )
+    entry = PlanVM(id="vm-42", instance_type="u1.small")
+    storages = storage_map({"name": "fast"}).spec
+    made = order(wanted, entry, WEB, NETWORKS.spec, storages, ESTATE, migration="run-1")
+    assert made.labels == {"tier": "web", "plan": "plan-uid", "vmID": "vm-42", "migration": "run-1"}
+    assert (made.node_selector, made.affinity) == ({"zone": "a"}, {"podAffinity": {}})
+    assert made.instance_type == "u1.small"
+
+
 def test_ignored_networks_leave_their_nics_out() -> None:
     ignoring = network_map(
         ({"name": "VM Network"}, {"type": "ignored"}), ({"name": "prod", "vlan": "7"}, {"type": "pod"})
