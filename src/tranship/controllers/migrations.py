@@ -148,7 +148,8 @@ class MigrationController:
     async def _begin(self, migration: Migration, plan: Plan) -> Run | None:
         try:
             leads = await route(self._store, self._providers, plan)
-            vms = [await self._status(plan, entry, leads) for entry in plan.spec.vms]
+            settings = await self._settings()
+            vms = [await self._status(migration, plan, entry, leads, settings) for entry in plan.spec.vms]
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
             return None
@@ -170,13 +171,16 @@ class MigrationController:
         log.info("migration started", migration=migration.name, plan=plan.name, vms=len(vms))
         return run
 
-    async def _status(self, plan: Plan, entry: PlanVM, leads: Route) -> VMStatus:
+    async def _status(
+        self, migration: Migration, plan: Plan, entry: PlanVM, leads: Route, settings: Settings
+    ) -> VMStatus:
         vm = leads.vm(entry)
         earlier = plan.status.migration.vm(vm.id)
         if earlier is not None and earlier.outcome == "succeeded":
             return earlier
         ways = {way.disk: way for way in await asyncio.to_thread(leads.source.ways, vm, warm=plan.warm)}
-        made = order(plan, entry, vm, leads.networks.spec, leads.storages.spec, leads.source_estate)
+        maps = leads.networks.spec, leads.storages.spec
+        made = order(plan, entry, vm, *maps, leads.source_estate, settings=settings, migration=migration.uid)
         disks = [
             DiskStatus(
                 id=disk.source, name=disk.name, capacity=disk.size, way=ways[disk.source].way, why=ways[disk.source].why

@@ -78,6 +78,14 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.vms[].targetName",
             "spec.vms[].targetPowerState",
             "spec.vms[].deleteVmOnFailMigration",
+            "spec.vms[].rootDisk",
+            "spec.pvcNameTemplate",
+            "spec.pvcNameTemplateUseGenerateName",
+            "spec.volumeNameTemplate",
+            "spec.networkNameTemplate",
+            "spec.vms[].pvcNameTemplate",
+            "spec.vms[].volumeNameTemplate",
+            "spec.vms[].networkNameTemplate",
         }
     ),
     meta.MIGRATION: frozenset({"spec.plan", "spec.cutover", "spec.cancel", "spec.vmCutover"}),
@@ -95,7 +103,6 @@ ACTED: Mapping[Kind, frozenset[str]] = {
 }
 """Acted on, with everything below. An item of a list is written []."""
 
-_NO_PVC = "names of volume claims are not made from templates"
 _NO_POD = "guest conversion does not run in a pod of its own"
 _SHARED = "shared disks are moved like any other"
 _LUN = "raw device mappings are not attached as LUNs"
@@ -130,10 +137,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.conversionTempStorageSize": _NO_POD,
         "spec.deleteGuestConversionPod": _NO_POD,
         "spec.virtV2vImage": _NO_POD,
-        "spec.pvcNameTemplate": _NO_PVC,
-        "spec.pvcNameTemplateUseGenerateName": _NO_PVC,
-        "spec.volumeNameTemplate": "names of volumes are not made from templates",
-        "spec.networkNameTemplate": "names of networks are not made from templates",
         "spec.migrateSharedDisks": _SHARED,
         "spec.rdmAsLun": _LUN,
         "spec.scsiReservation": _LUN,
@@ -146,11 +149,7 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.diskBus": "it is deprecated; the bus follows useCompatibilityMode",
         "spec.precopy": "tranship knows no such option of precopies",
         "spec.shutdown": "tranship knows no such option of the shutdown",
-        "spec.vms[].rootDisk": "the guest boots from its first bootable disk",
         "spec.vms[].instanceType": "the machine gets the source's processors and memory",
-        "spec.vms[].pvcNameTemplate": _NO_PVC,
-        "spec.vms[].volumeNameTemplate": "names of volumes are not made from templates",
-        "spec.vms[].networkNameTemplate": "names of networks are not made from templates",
         "spec.vms[].migrateSharedDisks": _SHARED,
         "spec.vms[].enableNestedVirtualization": _NESTED,
         "spec.vms[].rdmAsLun": _LUN,
