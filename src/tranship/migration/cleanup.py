@@ -23,7 +23,7 @@ def stop_copies(vm: VMStatus, seen: Seen) -> Verdict:
 
 
 def stop_target(vm: VMStatus, seen: Seen) -> Verdict:
-    if seen.target.machine is MachineState.RUNNING and not seen.target.foreign:
+    if seen.target.may_run and not seen.target.foreign:
         return Do((StopMachine(),), "stopping the target VM", again=30.0)
     return Advance("the target VM does not run")
 
@@ -40,7 +40,7 @@ def restore_power(vm: VMStatus, seen: Seen) -> Verdict:
         return Advance("the source VM was not on")
     if seen.source.power is Power.ON:
         return Advance("the source VM is on")
-    if seen.target.machine is MachineState.RUNNING and not seen.target.foreign:
+    if seen.target.may_run and not seen.target.foreign:
         remedy = "Stop the target VM, then power the source VM on by hand."
         return Fail(
             Refused("the target runs", what="powering the source on", fault="twins", side=Side.TARGET, remedy=remedy)

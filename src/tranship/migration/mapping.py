@@ -24,7 +24,8 @@ from tranship.resources.vm import PlanVM
 class DiskOrder:
     """source: key of the source disk. name: of the disk on the target (claim or file), a DNS label. pool: destination
     storage (class or directory). size in bytes, a multiple of 512. bus: virtio, sata, scsi. boot: 1 = boot disk, 0 = not
-    booted from. volume: the disk's name within the machine. serial: what the guest reads as the disk's serial number."""
+    booted from. volume: the disk's name within the machine. origin: what the source calls it, a path or an id. serial: what
+    the guest reads as the disk's serial number."""
 
     source: str
     name: str
@@ -35,6 +36,7 @@ class DiskOrder:
     access_mode: str = ""
     volume_mode: str = ""
     volume: str = ""
+    origin: str = ""
     shared: bool = False
     serial: str = ""
 
@@ -232,6 +234,7 @@ def _disks(
             access_mode=destination.access_mode or "",
             volume_mode=destination.volume_mode or "",
             volume=volume,
+            origin=disk.path,
             shared=disk.shared,
             serial=_disk_serial(vm, disk),
         )

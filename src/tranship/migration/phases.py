@@ -248,7 +248,7 @@ def wanted_on(vm: VMStatus, seen: Seen) -> bool:
 def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
     if seen.target.machine is MachineState.ABSENT:
         return Do((CreateMachine(seen.policy.machine),), f"making the target VM {seen.policy.machine}")
-    if not wanted_on(vm, seen):
+    if not wanted_on(vm, seen) and seen.target.machine is not MachineState.STARTING:
         return Advance("the target VM is there; it stays off as wished")
     if seen.target.machine is MachineState.RUNNING:
         return Advance("the target VM runs")
@@ -262,6 +262,8 @@ def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
                 remedy=LEAVE_OFF,
             )
         )
+    if seen.target.machine is MachineState.STARTING:
+        return Wait("the target VM is starting")
     return Do((StartMachine(),), "starting the target VM", again=30.0)
 
 

@@ -89,6 +89,7 @@ class CopySeen:
 class MachineState(Enum):
     ABSENT = "absent"
     OFF = "off"
+    STARTING = "starting"  # does not run, but may come up at any moment, or has not quite gone
     RUNNING = "running"
 
 
@@ -100,6 +101,11 @@ class TargetSeen:
     disks: frozenset[str] = frozenset()
     machine: MachineState = MachineState.ABSENT
     foreign: str = ""
+
+    @property
+    def may_run(self) -> bool:
+        """The source must not be up beside it."""
+        return self.machine in (MachineState.STARTING, MachineState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
