@@ -15,7 +15,7 @@ import jsonschema_rs
 import pytest
 
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
-from tranship.providers.local.manifest import virtual_machine
+from tranship.providers.virtualmachine import virtual_machine
 
 SCHEMAS = runpy.run_path(str(Path(__file__).parent / "genuine_schemas.py"))
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -10,7 +10,7 @@ from tranship.migration.mapping import DiskOrder, NicOrder
 from tranship.providers.local.acceleration import Accelerator
 from tranship.providers.local.domain import domain_xml
 from tranship.providers.local.firmware import Firmware
-from tranship.providers.local.manifest import virtual_machine
+from tranship.providers.virtualmachine import virtual_machine
 
 DISKS = (
     DiskOrder(source="2000", name="web01-0", pool="", size=1 << 30, bus="virtio", boot=2),
@@ -62,52 +62,6 @@ def test_domain_for_bios_under_kvm_has_27th_disk(make_order):
     assert domain.get("type") == "kvm"
     assert domain.find("os/loader") is None
     assert [disk.find("target").get("dev") for disk in domain.findall("devices/disk")][25:] == ["vdz", "vdaa", "vdab"]
-
-
-def test_manifest(make_order):
-    order = make_order(
-        disks=DISKS, nics=NICS, firmware="efi", secure_boot=True, tpm=True, sockets=2, cores=3, start=True
-    )
-    machine = virtual_machine(order)
-    assert (machine["apiVersion"], machine["kind"]) == ("kubevirt.io/v1", "VirtualMachine")
-    assert machine["metadata"] == {
-        "name": "web01",
-        "namespace": "shop",
-        "labels": {"vmID": "vm-42"},
-        "annotations": {"original-ID": "vm-42"},
-    }
-    assert machine["spec"]["runStrategy"] == "Always"
-    assert "running" not in machine["spec"]
-    spec = machine["spec"]["template"]["spec"]
-    domain = spec["domain"]
-    assert domain["cpu"] == {"sockets": 2, "cores": 3, "threads": 1}
-    assert domain["memory"] == {"guest": "64Mi"}
-    assert domain["firmware"] == {"uuid": order.uuid, "bootloader": {"efi": {"secureBoot": True}}}
-    assert domain["features"]["smm"] == {"enabled": True}
-    assert domain["devices"]["tpm"] == {"persistent": True}
-    assert domain["devices"]["disks"] == [
-        {"name": "disk-0", "bootOrder": 2, "disk": {"bus": "virtio"}},
-        {"name": "disk-1", "bootOrder": 1, "disk": {"bus": "sata"}},
-        {"name": "disk-2", "disk": {"bus": "scsi"}},
-    ]
-    assert domain["devices"]["interfaces"] == [
-        {"name": "net-0", "model": "virtio", "macAddress": "00:50:56:aa:bb:01", "masquerade": {}},
-        {"name": "net-1", "model": "e1000e", "macAddress": "00:50:56:aa:bb:02", "bridge": {}},
-    ]
-    assert spec["networks"] == [
-        {"name": "net-0", "pod": {}},
-        {"name": "net-1", "multus": {"networkName": "nets/br0"}},
-    ]
-    assert [volume["name"] for volume in spec["volumes"]] == [disk["name"] for disk in domain["devices"]["disks"]]
-    assert spec["volumes"][0]["persistentVolumeClaim"] == {"claimName": "web01-0"}
-
-
-def test_bios_and_halted(make_order):
-    machine = virtual_machine(make_order())
-    domain = machine["spec"]["template"]["spec"]["domain"]
-    assert machine["spec"]["runStrategy"] == "Halted"
-    assert domain["firmware"]["bootloader"] == {"bios": {}}
-    assert "smm" not in domain["features"]
 
 
 def test_all_are_in_the_machines_directory(settings, target, make_order):

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import structlog
+import yaml
 
 from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
 from tranship.inventory.estate import Estate, Network
@@ -29,8 +30,8 @@ from tranship.providers.local import acceleration, firmware, qemu
 from tranship.providers.local.acceleration import Accelerator
 from tranship.providers.local.domain import domain_xml
 from tranship.providers.local.home import Home, file_errors, locked, make_directory, owner_of, write_whole
-from tranship.providers.local.manifest import manifest_yaml
 from tranship.providers.local.pools import DISK_SUFFIX, PREFIX, Pool, check_space, datastores, find_pool, find_pools
+from tranship.providers.virtualmachine import virtual_machine
 from tranship.transfer.address import DiskAddress
 
 MACHINE = "machine.json"
@@ -153,7 +154,7 @@ class LocalTarget:
             if boot is not None and not variables.exists():
                 write_whole(variables, boot.variables.read_bytes())
             write_whole(home.path / DOMAIN, domain.encode())
-            write_whole(home.path / MANIFEST, manifest_yaml(order).encode())
+            write_whole(home.path / MANIFEST, yaml.safe_dump(virtual_machine(order), sort_keys=False).encode())
             write_whole(home.path / MACHINE, json.dumps(machine, indent=2).encode() + b"\n")
 
     def start_machine(self, order: MachineOrder) -> None:
