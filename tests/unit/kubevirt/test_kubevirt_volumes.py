@@ -112,10 +112,6 @@ def test_the_claim() -> None:
     }
 
 
-def test_the_default_class_is_left_to_the_cluster() -> None:
-    assert "storageClassName" not in claim(ORDER, replace(DISK, pool=""), PLAIN)["spec"]
-
-
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1Gi", GIB), ("1G", 10**9), ("5", 5), (7, 7), ("1.5Ki", 1536), ("1e3", 1000), ("2E", 2 * 10**18), ("1500m", 2)],

@@ -14,7 +14,6 @@ from tranship.providers.kubevirt.volumes import FILESYSTEM, StorageClass
 
 Object = Mapping[str, Any]
 
-DEFAULT_CLASSES = ("storageclass.kubevirt.io/is-default-virt-class", "storageclass.kubernetes.io/is-default-class")
 POD = "pod"
 ALWAYS, HALTED, MANUAL = "Always", "Halted", "Manual"
 ENDED = ("Succeeded", "Failed")
@@ -22,15 +21,8 @@ ENDED = ("Succeeded", "Failed")
 
 def storage_class(obj: Object, profile: Object | None, config: Object | None) -> StorageClass:
     """profile: CDI's StorageProfile of that name; config: CDI's CDIConfig; None = the cluster has none."""
-    name, annotations = obj["metadata"]["name"], obj["metadata"].get("annotations") or {}
-    return StorageClass(
-        name=name,
-        provisioner=obj.get("provisioner", ""),
-        default=annotations.get(DEFAULT_CLASSES[1]) == "true",
-        waits=obj.get("volumeBindingMode") == "WaitForFirstConsumer",
-        profile=tuple(_property_sets(profile)),
-        overhead=_overhead(name, config),
-    )
+    name = obj["metadata"]["name"]
+    return StorageClass(name=name, profile=tuple(_property_sets(profile)), overhead=_overhead(name, config))
 
 
 def _property_sets(profile: Object | None) -> Iterable[tuple[tuple[str, ...], str]]:

@@ -32,12 +32,9 @@ class Modes(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClass:
     """profile: (access modes, volume mode) as CDI recommends them, the best first; empty without CDI. overhead: the share of
-    a file system that CDI counts as lost, None = it does not say. waits: volumes are made where their first user runs."""
+    a file system that CDI counts as lost, None = it does not say."""
 
     name: str
-    provisioner: str = ""
-    default: bool = False
-    waits: bool = False
     profile: tuple[tuple[tuple[str, ...], str], ...] = ()
     overhead: float | None = None
 
@@ -71,7 +68,7 @@ def _up(size: int) -> int:
 
 
 def claim(order: MachineOrder, disk: DiskOrder, storage: StorageClass) -> Object:
-    """The PersistentVolumeClaim. A class without a name is the cluster's default one: the claim leaves it open."""
+    """The PersistentVolumeClaim. Raises Invalid."""
     if disk.size <= 0:
         raise Invalid(f"{disk.size} bytes", field=f"disk {disk.name}: size", side=Side.TARGET)
     modes = choose_modes(disk, storage)
@@ -80,9 +77,8 @@ def claim(order: MachineOrder, disk: DiskOrder, storage: StorageClass) -> Object
         "accessModes": [modes.access],
         "volumeMode": modes.volume,
         "resources": {"requests": {"storage": f"{size // MIB}Mi"}},
+        "storageClassName": storage.name,
     }
-    if disk.pool:
-        spec["storageClassName"] = disk.pool
     annotations = {"forklift.konveyor.io/disk-source": disk.origin or disk.source, "tranship.io/disk": disk.source}
     labels = {key: order.labels[key] for key in ("plan", "vmID", "migration") if key in order.labels}
     return {

@@ -1,0 +1,47 @@
+"""Which rights in the cluster are missing. Called by target.py when a provider is tested.
+
+What is asked for is what the whole cluster's target needs; a token that has a right in one namespace only is told here as
+lacking it, which is a warning and keeps nobody from moving VMs into that namespace.
+"""
+
+from tranship.providers.kubevirt.api import (
+    ATTACHMENT,
+    CLAIM,
+    INSTANCE,
+    MACHINE,
+    NAMESPACE,
+    QUOTA,
+    REVIEW,
+    STORAGE_CLASS,
+    Api,
+)
+from tranship.resources.meta import SECRET, Kind
+
+JOB = Kind("batch", "v1", "jobs", "Job")
+POD = Kind("", "v1", "pods", "Pod")
+NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    (NAMESPACE, "", ("get",)),
+    (STORAGE_CLASS, "", ("list",)),
+    (ATTACHMENT, "", ("list", "get")),
+    (QUOTA, "", ("list",)),
+    (CLAIM, "", ("get", "list", "create", "patch", "delete")),
+    (MACHINE, "", ("get", "list", "create", "patch", "delete")),
+    (INSTANCE, "", ("get",)),
+    (JOB, "", ("get", "list", "create", "delete")),
+    (SECRET, "", ("get", "create", "delete")),
+    (POD, "", ("list",)),
+    (POD, "log", ("get",)),
+)
+
+
+def missing(api: Api) -> tuple[str, ...]:
+    """As "create virtualmachines.kubevirt.io", in the order of NEEDED. One question to the cluster for each."""
+    lacking = []
+    for kind, part, verbs in NEEDED:
+        for verb in verbs:
+            asked = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": part}
+            review = {"apiVersion": REVIEW.api_version, "kind": REVIEW.kind, "spec": {"resourceAttributes": asked}}
+            if not api.create(REVIEW, review).get("status", {}).get("allowed"):
+                group = f".{kind.group}" if kind.group else ""
+                lacking.append(f"{verb} {kind.plural}{f'/{part}' if part else ''}{group}")
+    return tuple(lacking)
