@@ -101,12 +101,18 @@ class MapController:
         self, destination: Any, field: str, what: str, target: Estate, conditions: Conditions, now: datetime
     ) -> None:
         if what == "Network":
-            wanted, known = destination.name, [one.name for one in target.networks.values()]
             if destination.type != "multus":
                 return
+            wanted = f"{destination.namespace}/{destination.name}" if destination.namespace else destination.name
+            named = [one for one in target.networks.values() if one.kind != "pod"]
+            known = {one.path or one.name for one in named}
+            fits = any(
+                wanted in (one.path, one.name) or (not one.path and destination.name == one.name) for one in named
+            )
         else:
-            wanted, known = destination.storage_class, [one.name for one in target.datastores.values()]
-        if wanted in known:
+            wanted, known = destination.storage_class, {one.name for one in target.datastores.values()}
+            fits = wanted in known
+        if fits:
             return
         names = ", ".join(sorted(known)) or "none"
         text = f"{field}.destination: the target has no {what.lower()} {wanted!r}"

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from os import environ
 from pathlib import Path
 
 import msgspec
@@ -21,7 +20,7 @@ from tranship.controllers.manager import Key, key_of
 from tranship.controllers.movers import Movers
 from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
-from tranship.controllers.resolve import Route, route
+from tranship.controllers.resolve import Route, route, settings_of
 from tranship.controllers.walker import Orders, Walker
 from tranship.errors import NotFound, TranshipError
 from tranship.inventory.vm import VM
@@ -31,7 +30,7 @@ from tranship.migration.mapping import MachineOrder, order
 from tranship.migration.progress import conclude_run
 from tranship.migration.seen import Policy
 from tranship.resources.conditions import READY, Category, Conditions
-from tranship.resources.controller import ForkliftController, Settings
+from tranship.resources.controller import Settings
 from tranship.resources.meta import FORKLIFT_CONTROLLER, MIGRATION, PLAN, Kind
 from tranship.resources.migration import Migration
 from tranship.resources.model import to_json
@@ -148,7 +147,7 @@ class MigrationController:
     async def _begin(self, migration: Migration, plan: Plan) -> Run | None:
         try:
             leads = await route(self._store, self._providers, plan)
-            settings = await self._settings()
+            settings = await settings_of(self._store)
             vms = [await self._status(migration, plan, entry, leads, settings) for entry in plan.spec.vms]
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
@@ -196,7 +195,7 @@ class MigrationController:
     async def _direct(self, run: Run, migration: Migration) -> float | None:
         """Tell the walkers what the user wants now; start walkers as far as the limit allows."""
         run.migration.spec, run.migration.metadata = migration.spec, migration.metadata
-        settings = await self._settings()
+        settings = await settings_of(self._store)
         run.plan.spec = Plan.read(await self._store.get(PLAN, run.plan.namespace, run.plan.name)).spec
         leads: Route | None = None
         for id, vm in run.vms.items():
@@ -231,11 +230,6 @@ class MigrationController:
             for run in self._runs.values()
             for walker in run.walkers.values()
         )
-
-    async def _settings(self) -> Settings:
-        found = (await self._store.list(FORKLIFT_CONTROLLER)).items
-        spec = ForkliftController.read(found[0]).spec if found else None
-        return Settings.from_spec(spec, environ)
 
     # --- walking ---
 

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 from tranship.controllers.manager import Key, key_of
 from tranship.controllers.providers import ProviderController
-from tranship.controllers.resolve import Route, route
+from tranship.controllers.resolve import Route, route, settings_of
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
-from tranship.migration.checks import Facts, check
+from tranship.migration.checks import Facts, Finding, check, orders
+from tranship.migration.mapping import MachineOrder
 from tranship.migration.progress import conclude_run
 from tranship.providers.base import DiskWay, Probe
 from tranship.resources.conditions import READY, Category, Conditions
@@ -88,6 +89,7 @@ class PlanController:
                 "GuestNotConverted", Category.WARN, now, reason="NotSupported", message=text, suggestion=remedy
             )
         try:
+            settings = await settings_of(self._store)
             leads = await route(self._store, self._providers, plan)
         except Busy as error:
             conditions.set("ProviderNotReady", Category.ERROR, now, reason="Staging", message=str(error))
@@ -106,19 +108,11 @@ class PlanController:
         vms = self._vms(plan, leads, conditions, now)
         ways, no_way = await self._ways(plan, leads, [vm for _, vm in vms])
         done = frozenset(one.id for one in plan.status.migration.vms if one.outcome == "succeeded")
-        facts = Facts(
-            leads.source_estate, leads.target_estate, leads.networks.spec, leads.storages.spec, no_way, succeeded=done
-        )
-        for finding in check(plan, vms, facts):
-            conditions.set(
-                finding.type,
-                finding.category,
-                now,
-                reason=finding.reason,
-                message=finding.message,
-                suggestion=finding.suggestion,
-                items=[finding.item] if finding.item else [],
-            )
+        maps = leads.networks.spec, leads.storages.spec
+        facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, succeeded=done, settings=settings)
+        _say_findings(check(plan, vms, facts), conditions, now)
+        if not conditions.blocking:
+            await self._check_target(leads, orders(plan, vms, facts), conditions, now)
         _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)
         if not conditions.blocking:
             await self._probe(plan, leads, [vm for _, vm in vms if vm.id not in done], conditions, now)
@@ -181,6 +175,17 @@ class PlanController:
                 no_way[vm.id] = (f"{vm.name}: {error}", error.suggestion)
         return ways, no_way
 
+    async def _check_target(
+        self, leads: Route, wanted: list[MachineOrder], conditions: Conditions, now: datetime
+    ) -> None:
+        try:
+            _say_findings(await asyncio.to_thread(leads.target.check, wanted), conditions, now)
+        except TranshipError as error:
+            text, remedy = f"the target cannot be asked: {error}", error.suggestion
+            conditions.set(
+                "TargetNotChecked", Category.ERROR, now, reason=error.reason, message=text, suggestion=remedy
+            )
+
     async def _probe(self, plan: Plan, leads: Route, vms: list[VM], conditions: Conditions, now: datetime) -> None:
         """Once per generation of the plan and VM: it reads real blocks."""
         for vm in vms:
@@ -203,6 +208,15 @@ async def migrations_of(store: Store, plan: Plan) -> list[Migration]:
     found = (await store.list(MIGRATION)).items
     runs = [Migration.read(obj) for obj in found if plan_key(obj) == Key(plan.namespace, plan.name)]
     return sorted(runs, key=lambda run: (run.metadata.creation_timestamp or datetime.now(UTC), run.name))
+
+
+def _say_findings(findings: Iterable[Finding], conditions: Conditions, now: datetime) -> None:
+    for finding in findings:
+        items = [finding.item] if finding.item else []
+        text, remedy = finding.message, finding.suggestion
+        conditions.set(
+            finding.type, finding.category, now, reason=finding.reason, message=text, suggestion=remedy, items=items
+        )
 
 
 def _say_ways(

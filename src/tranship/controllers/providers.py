@@ -145,9 +145,10 @@ class ProviderController:
 
     def _open(self, connection: Connection, provider: Provider, secret: Secret | None) -> None:
         spec = provider.spec
+        values = {name: secret.text(name) for name in secret.keys} if secret else {}
         if spec.type in (LOCAL, OPENSHIFT):
             settings = {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
-            connection.target = registry.open_target(spec.type, settings)
+            connection.target = registry.open_target(spec.type, spec.url, values, settings)
         else:
             if not spec.url:
                 raise Invalid(
@@ -155,15 +156,15 @@ class ProviderController:
                     field="spec.url",
                     remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
                 )
-            values = {name: secret.text(name) for name in secret.keys} if secret else {}
             connection.source = registry.open_source(spec.type, spec.url, values, spec.settings)
 
     async def _secret(self, provider: Provider) -> Secret | None:
         ref = provider.spec.secret
         if not ref:
-            if provider.spec.type in (LOCAL, OPENSHIFT):
+            if provider.spec.type == LOCAL or (provider.spec.type == OPENSHIFT and not provider.spec.url):
                 return None
-            raise Invalid("is missing", field="spec.secret", remedy="Name the secret that holds user and password.")
+            remedy = "Name the secret that holds user and password, or a cluster's token."
+            raise Invalid("is missing", field="spec.secret", remedy=remedy)
         try:
             return Secret.read(await self._store.get(SECRET, ref.namespace or provider.namespace, ref.name))
         except NotFound as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from os import environ
 
 from tranship.controllers.manager import Key
 from tranship.controllers.providers import Connection, ProviderController
@@ -9,7 +10,8 @@ from tranship.errors import Busy, Invalid, NotFound, NotReady, TranshipError
 from tranship.inventory.estate import Estate, find
 from tranship.inventory.vm import VM
 from tranship.providers.base import Source, Target
-from tranship.resources.meta import NETWORK_MAP, PROVIDER, STORAGE_MAP, Kind, ObjectReference
+from tranship.resources.controller import ForkliftController, Settings
+from tranship.resources.meta import FORKLIFT_CONTROLLER, NETWORK_MAP, PROVIDER, STORAGE_MAP, Kind, ObjectReference
 from tranship.resources.networkmap import NetworkMap
 from tranship.resources.plan import Plan
 from tranship.resources.storagemap import StorageMap
@@ -41,10 +43,12 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
     target = await _side(store, providers, spec.provider.destination, namespace, "spec.provider.destination")
     if source.source is None:
         raise Invalid(
-            "this provider is no source of VMs", field="spec.provider.source", remedy="Name a vsphere provider."
+            "this provider is no source of VMs",
+            field="spec.provider.source",
+            remedy="Name a provider of type vsphere or ovirt.",
         )
     if target.target is None:
-        remedy = "Name a provider of type local."
+        remedy = "Name a provider of type openshift or local."
         raise Invalid("this provider is no target", field="spec.provider.destination", remedy=remedy)
     if source.estate is None:
         raise Busy("its inventory is being loaded", what=f"provider {spec.provider.source.name!r}", fault="Staging")
@@ -56,6 +60,13 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
         networks=NetworkMap.read(await _object(store, NETWORK_MAP, spec.map.network, namespace, "spec.map.network")),
         storages=StorageMap.read(await _object(store, STORAGE_MAP, spec.map.storage, namespace, "spec.map.storage")),
     )
+
+
+async def settings_of(store: Store) -> Settings:
+    """What the installation's ForkliftController and the environment say now. Raises Invalid."""
+    found = (await store.list(FORKLIFT_CONTROLLER)).items
+    spec = ForkliftController.read(found[0]).spec if found else None
+    return Settings.from_spec(spec, environ)
 
 
 async def _side(

@@ -11,8 +11,9 @@ from tranship.errors import Invalid
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.inventory.vm import Category as Gravity
-from tranship.migration.mapping import target_name, unmapped
+from tranship.migration.mapping import DEFAULTS, MachineOrder, order, target_name, unmapped
 from tranship.resources.conditions import Category
+from tranship.resources.controller import Settings
 from tranship.resources.networkmap import NetworkMapSpec
 from tranship.resources.plan import Plan
 from tranship.resources.storagemap import StorageMapSpec
@@ -44,6 +45,7 @@ class Facts:
     storages: StorageMapSpec
     no_way: Mapping[str, tuple[str, str]]
     succeeded: frozenset[str] = frozenset()
+    settings: Settings = DEFAULTS
 
 
 def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterator[Finding]:
@@ -60,7 +62,7 @@ def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterato
         if vm.id in facts.succeeded:
             continue
         yield from _name(plan, field, entry, vm, facts, names)
-        yield from _maps(vm, facts)
+        yield from _maps(vm, facts) or _order(plan, entry, vm, facts)
         yield from _disks(plan, vm, facts)
         yield from _concerns(vm)
         if plan.warm:
@@ -85,7 +87,30 @@ def _name(plan: Plan, field: str, entry: PlanVM, vm: VM, facts: Facts, names: di
         yield Finding("VMAlreadyExists", Category.CRITICAL, message, suggestion, "NotUnique", vm.name)
 
 
-def _maps(vm: VM, facts: Facts) -> Iterator[Finding]:
+def orders(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> list[MachineOrder]:
+    """What the plan comes to, of VMs that were not moved yet. Raises Invalid where a check has found something."""
+    left = [(entry, vm) for entry, vm in vms if vm.id not in facts.succeeded]
+    maps = facts.networks, facts.storages, facts.source
+    return [order(plan, entry, vm, *maps, settings=facts.settings) for entry, vm in left]
+
+
+def _order(plan: Plan, entry: PlanVM, vm: VM, facts: Facts) -> list[Finding]:
+    """Templates that give no names, a root disk that is none: all that making the order finds."""
+    try:
+        orders(plan, [(entry, vm)], facts)
+    except Invalid as error:
+        if error.field == "spec.vms[].targetName":  # told by _name
+            return []
+        message = f"{vm.name}: {error}"
+        return [Finding("NotValid", Category.CRITICAL, message, error.suggestion, "NotValid", vm.name)]
+    return []
+
+
+def _maps(vm: VM, facts: Facts) -> list[Finding]:
+    return list(_unmapped(vm, facts))
+
+
+def _unmapped(vm: VM, facts: Facts) -> Iterator[Finding]:
     for what, id, name, used_by in unmapped(vm, facts.networks, facts.storages, facts.source):
         kind, map_name = ("Networks", "NetworkMap") if what == "network" else ("Storage", "StorageMap")
         message = f"{vm.name}: {what} {name} ({id}) of {used_by} is not mapped"

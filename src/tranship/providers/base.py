@@ -5,13 +5,14 @@ snapshot or disk that exists already under the given name is adopted), has timeo
 `tranship.errors`. Nothing here touches what is not named: users' snapshots and disks are never removed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM
+from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import SourceSeen, TargetSeen
 from tranship.transfer.address import DiskAddress, Extent
@@ -131,6 +132,10 @@ class Target(Protocol):
         """Networks and datastores (storage classes) that maps may name as destinations, and the names of taken VMs."""
 
     def observe(self, order: MachineOrder) -> TargetSeen: ...
+
+    def check(self, orders: Sequence[MachineOrder]) -> Sequence[Finding]:
+        """What would keep the orders of one plan from being carried out, or be left out, found without changing anything.
+        Raises what keeps the target from being asked."""
 
     def create_disks(self, order: MachineOrder) -> None:
         """Raises NoSpace, AlreadyExists (somebody else's)."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from tranship.errors import Unsupported
 from tranship.providers.base import Source, Target
-from tranship.resources.provider import LOCAL, OVIRT, VSPHERE
+from tranship.resources.provider import LOCAL, OPENSHIFT, OVIRT, VSPHERE
 
 SOURCES = (VSPHERE, OVIRT)
-TARGETS = (LOCAL,)
+TARGETS = (LOCAL, OPENSHIFT)
 
 
 def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str]) -> Source:
@@ -26,7 +26,14 @@ def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mappin
     raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
 
 
-def open_target(type: str, settings: Mapping[str, str]) -> Target:
+def open_target(type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str]) -> Target:
+    """Not connected yet. url: of a remote cluster; "" = this host, or the cluster that the controller itself uses. Raises
+    Unsupported, Invalid."""
+    if type == OPENSHIFT:
+        from tranship.providers.kubevirt.connect import connection
+        from tranship.providers.kubevirt.target import KubevirtTarget
+
+        return KubevirtTarget(connection(url, secret))
     if type == LOCAL:
         from tranship.providers.local.target import LocalTarget
 

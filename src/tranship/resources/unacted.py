@@ -49,7 +49,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
         {
             "spec.provider",
             "spec.map[].source",
-            "spec.map[].destination.storageClass",
+            "spec.map[].destination",
         }
     ),
     meta.PLAN: frozenset(
@@ -66,6 +66,9 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.skipGuestConversion",
             "spec.useCompatibilityMode",
             "spec.targetLabels",
+            "spec.targetNodeSelector",
+            "spec.targetAffinity",
+            "spec.vms[].instanceType",
             "spec.precopy.interval",
             "spec.precopy.targetDowntime",
             "spec.shutdown.deadline",
@@ -119,8 +122,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
     },
     meta.NETWORK_MAP: {},
     meta.STORAGE_MAP: {
-        "spec.map[].destination.accessMode": "disks are files of this host",
-        "spec.map[].destination.volumeMode": "disks are files of this host",
         "spec.map[].offloadPlugin": "copies are not offloaded to the storage: the disk is copied over the network",
     },
     meta.PLAN: {
@@ -128,8 +129,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.transferNetwork": "disks travel over the default route",
         "spec.preserveStaticIPs": "addresses inside the guest are left as they are",
         "spec.preserveClusterCpuModel": "the target's default CPU model is used",
-        "spec.targetNodeSelector": "the machine's place is left to the target",
-        "spec.targetAffinity": "the machine's place is left to the target",
         "spec.convertorLabels": _NO_POD,
         "spec.convertorNodeSelector": _NO_POD,
         "spec.convertorAffinity": _NO_POD,
@@ -149,7 +148,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.diskBus": "it is deprecated; the bus follows useCompatibilityMode",
         "spec.precopy": "tranship knows no such option of precopies",
         "spec.shutdown": "tranship knows no such option of the shutdown",
-        "spec.vms[].instanceType": "the machine gets the source's processors and memory",
         "spec.vms[].migrateSharedDisks": _SHARED,
         "spec.vms[].enableNestedVirtualization": _NESTED,
         "spec.vms[].rdmAsLun": _LUN,

@@ -36,11 +36,11 @@ def test_a_plan_that_asks_only_for_what_is_done_gives_nothing() -> None:
         ({"preserveStaticIPs": True}, "spec.preserveStaticIPs"),
         ({"migrateSharedDisks": False}, "spec.migrateSharedDisks"),
         ({"convertorLabels": {"a": "b"}}, "spec.convertorLabels"),
-        ({"targetAffinity": {"nodeAffinity": {}}}, "spec.targetAffinity"),
+        ({"convertorAffinity": {"nodeAffinity": {}}}, "spec.convertorAffinity"),
         ({"tagMapping": {"labelTags": ["a"]}}, "spec.tagMapping"),
         ({"typo": 1}, "spec.typo"),
         ({"precopy": {"intervall": "5m"}}, "spec.precopy.intervall"),
-        ({"vms": [{"id": "vm-1"}, {"id": "vm-2", "instanceType": "u1.small"}]}, "spec.vms[1].instanceType"),
+        ({"vms": [{"id": "vm-1"}, {"id": "vm-2", "rdmAsLun": True}]}, "spec.vms[1].rdmAsLun"),
         ({"vms": [{"id": "vm-1", "typo": {"a": 1}}]}, "spec.vms[0].typo"),
     ],
 )

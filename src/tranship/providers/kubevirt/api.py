@@ -54,10 +54,12 @@ Object = dict[str, Any]
 
 
 class Api:
-    """http: with the cluster's address as its base, and its trust and credentials."""
+    """http: with the cluster's address as its base, and its trust and credentials. insecure: nobody's certificate is
+    checked, because the user said so."""
 
-    def __init__(self, http: httpx2.Client) -> None:
+    def __init__(self, http: httpx2.Client, *, insecure: bool = False) -> None:
         self._http = http
+        self.insecure = insecure
         self.address = str(http.base_url).rstrip("/")
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ mover uses them: nothing here waits for Bound.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from tranship.errors import AlreadyExists, Broken, Busy, NotFound, Side, Unsupported
@@ -51,16 +51,26 @@ REMEDY = "Give the VM another target name, or remove what is there if nobody nee
 
 
 class KubevirtTarget:
-    """Thread-safe. api: of the cluster that the provider names."""
+    """Thread-safe. connect: to the cluster that the provider names; called on first use."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
-        self._lock = threading.Lock()
+    def __init__(self, connect: Callable[[], Api]) -> None:
+        self._connect = connect
+        self._opened: Api | None = None
+        self._opening, self._reading = threading.Lock(), threading.Lock()
         self._estate: Estate | None = None
         self._read_at = 0.0
 
+    @property
+    def _api(self) -> Api:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._connect()
+            return self._opened
+
     def close(self) -> None:
-        self._api.close()
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
 
     # -- what is here
 
@@ -81,10 +91,11 @@ class KubevirtTarget:
             version=version,
             uuid=str(self._api.get(NAMESPACE, "kube-system")["metadata"]["uid"]),
             missing_privileges=access.missing(self._api),
+            insecure=self._api.insecure,
         )
 
     def estate(self) -> Estate:
-        with self._lock:
+        with self._reading:
             if self._estate is None or time.monotonic() - self._read_at > ESTATE_SECONDS:
                 self._estate = self._read_estate()
                 self._read_at = time.monotonic()

@@ -14,15 +14,16 @@ instead of the system's).
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 import yaml
 
-from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
+from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NoSpace, NotFound, Side, Unsupported
 from tranship.inventory.estate import Estate, Network
 from tranship.inventory.vm import VM
+from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import MachineState, TargetSeen
 from tranship.providers.base import Identity
@@ -32,6 +33,7 @@ from tranship.providers.local.domain import domain_xml
 from tranship.providers.local.home import Home, file_errors, locked, make_directory, owner_of, write_whole
 from tranship.providers.local.pools import DISK_SUFFIX, PREFIX, Pool, check_space, datastores, find_pool, find_pools
 from tranship.providers.virtualmachine import virtual_machine
+from tranship.resources.conditions import Category
 from tranship.transfer.address import DiskAddress
 
 MACHINE = "machine.json"
@@ -98,6 +100,30 @@ class LocalTarget:
             state = MachineState.OFF if qemu.running(home.path) is None else MachineState.RUNNING
         return TargetSeen(disks=disks, machine=state, foreign=foreign)
 
+    def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
+        found = [finding for order in orders for finding in _left_out(order)]
+        wanted = []
+        for order in orders:
+            try:
+                places = self._places(order)
+                for place in places:
+                    place.home.refuse_foreign("directory")
+                wanted += [place for place in places if not place.exists()]
+            except (AlreadyExists, Invalid, NotFound) as error:
+                message = f"{order.name}: {error}"
+                found.append(
+                    Finding("NotValid", Category.CRITICAL, message, error.suggestion, error.reason, order.name)
+                )
+        if wanted and self._counts_space:
+            try:
+                with file_errors(f"measure {self._directory}"):
+                    make_directory(self._directory)
+                    check_space(self._pools(), [(place.pool, place.path, place.disk.size) for place in wanted])
+            except NoSpace as error:  # a warning: until the disks are made there may be room
+                text, remedy = str(error), error.suggestion
+                found.append(Finding("TargetSpaceShort", Category.WARN, text, remedy, error.reason))
+        return found
+
     # -- disks
 
     def create_disks(self, order: MachineOrder) -> None:
@@ -106,7 +132,7 @@ class LocalTarget:
             each.refuse_foreign("directory")
         missing = [place for place in places if not place.exists()]
         with locked(self._directory):
-            if missing and self._settings.get("overcommit", "").lower() != "true":
+            if missing and self._counts_space:
                 with file_errors(f"measure {self._directory}"):
                     check_space(self._pools(), [(place.pool, place.path, place.disk.size) for place in places])
             home.claim("directory")
@@ -201,6 +227,10 @@ class LocalTarget:
 
     # -- inside
 
+    @property
+    def _counts_space(self) -> bool:
+        return self._settings.get("overcommit", "").lower() != "true"
+
     def _accelerator(self) -> Accelerator:
         return acceleration.choose(qemu.program(), self._directory)
 
@@ -269,6 +299,20 @@ class Place:
                 remedy="The source disk was resized since: delete the target disk and start again.",
             )
         return size is not None
+
+
+def _left_out(order: MachineOrder) -> Iterator[Finding]:
+    """What the order says and a host does not know."""
+    asked = {
+        "spec.targetNodeSelector": order.node_selector,
+        "spec.targetAffinity": order.affinity,
+        "spec.vms[].instanceType": order.instance_type,
+        "the storage map's accessMode": next((disk.access_mode for disk in order.disks if disk.access_mode), ""),
+        "the storage map's volumeMode": next((disk.volume_mode for disk in order.disks if disk.volume_mode), ""),
+    }
+    for field in (field for field, value in asked.items() if value):
+        message = f"{field}: it means something in a cluster; disks and machines here are on this host"
+        yield Finding("FieldsNotActedOn", Category.ADVISORY, message, "", "NotSupported", field)
 
 
 def _name(name: str, field: str) -> str:
