@@ -28,6 +28,7 @@ def test_disks_of_all_orders_together_may_not_fit(target, make_order):
     def order(name):
         return make_order(name=name, disks=(DiskOrder(source="2000", name="d0", pool="default", size=size),))
 
+    target.identify()
     free = target.estate().datastores["default"].free
     size = free * 2 // 3 // 512 * 512
     assert target.check([order("a")]) == []
