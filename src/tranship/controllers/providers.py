@@ -125,6 +125,8 @@ class ProviderController:
         old = self._connections.get(key)
         if old is not None and old.version == version and old.trouble is None:
             old.identity = await asyncio.to_thread((old.source or old.target).identify)  # type: ignore[union-attr]
+            if old.target is not None:
+                old.estate = await asyncio.to_thread(old.target.estate)
             return old
         if old is not None:
             await asyncio.to_thread(old.close)

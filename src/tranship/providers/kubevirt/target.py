@@ -113,15 +113,14 @@ class KubevirtTarget:
 
     def storage_classes(self) -> dict[str, StorageClass]:
         """By name, with what CDI says of each where it is installed."""
+        classes = list(self._api.list(STORAGE_CLASS))
         profiles: Mapping[str, Object] = {}
         config: Object | None = None
         if PROFILE.group in self._api.groups():
             profiles = {one["metadata"]["name"]: one for one in self._api.list(PROFILE)}
             config = next(self._api.list(CDI_CONFIG), None)
-        classes = [
-            facts.storage_class(o, profiles.get(o["metadata"]["name"]), config) for o in self._api.list(STORAGE_CLASS)
-        ]
-        return {one.name: one for one in classes}
+        found = (facts.storage_class(one, profiles.get(one["metadata"]["name"]), config) for one in classes)
+        return {one.name: one for one in found}
 
     def observe(self, order: MachineOrder) -> TargetSeen:
         machine = self._api.find(MACHINE, order.name, order.namespace)

@@ -1,0 +1,227 @@
+"""What a cluster says of itself, who it lets in, and what it would refuse of a plan."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tranship.controllers.manager import Key
+from tranship.controllers.providers import ProviderController
+from tranship.errors import AuthFailed, Denied, Invalid, TranshipError, Unreachable, Untrusted
+from tranship.lab.certificates import make_identity
+from tranship.migration.checks import Finding
+from tranship.migration.mapping import MachineOrder, NicOrder
+from tranship.providers.kubevirt.connect import connection
+from tranship.providers.kubevirt.target import KubevirtTarget
+from tranship.resources.meta import PROVIDER, SECRET
+from tranship.resources.provider import Provider
+from tranship.store.memory import MemoryStore
+
+API = "forklift.konveyor.io/v1beta1"
+
+
+def test_who_answers(cluster: Any, target: KubevirtTarget) -> None:
+    identity = target.identify()
+    assert identity.product == "Kubernetes with KubeVirt"
+    assert identity.version.startswith("v1.")
+    assert identity.uuid == cluster.read("namespace", "kube-system")["metadata"]["uid"]
+    assert identity.missing_privileges == ()
+
+
+def test_missing_rights_are_listed(connect: Callable[..., KubevirtTarget], cluster: Any) -> None:
+    cluster.kubectl("create", "serviceaccount", "few", "-n", "accounts")
+    cluster.kubectl("create", "clusterrole", "few", "--verb=get", "--resource=namespaces")
+    cluster.kubectl("create", "clusterrolebinding", "few", "--clusterrole=few", "--serviceaccount=accounts:few")
+    missing = connect("few").identify().missing_privileges
+    assert "get namespaces" not in missing
+    assert {"create virtualmachines.kubevirt.io", "create jobs.batch", "get pods/log", "delete secrets"} <= set(missing)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"token": "wrong"}, AuthFailed),
+        ({"cacert": ""}, Untrusted),
+        ({"cacert": "another"}, Untrusted),
+        ({"thumbprint": "00" * 32}, Untrusted),
+        ({"cacert": "garbage"}, Invalid),
+    ],
+)
+def test_who_is_not_let_in(cluster: Any, tmp_path: Path, change: dict[str, str], error: type[TranshipError]) -> None:
+    if change.get("cacert") == "another":
+        change = {"cacert": make_identity(tmp_path).ca_pem}
+    secret = {"token": cluster.token("admin", "accounts"), "cacert": cluster.ca} | change
+    with pytest.raises(error) as raised:
+        KubevirtTarget(connection(cluster.url, secret)).identify()
+    assert raised.value.suggestion
+    assert secret["token"] not in str(raised.value)
+
+
+def test_nobody_there_and_nothing_to_go_in_with() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(Unreachable):
+            KubevirtTarget(connection(f"https://127.0.0.1:{free.getsockname()[1]}", {"token": "t"})).identify()
+    with pytest.raises(Invalid, match="token"):
+        connection("https://cluster:6443", {})
+    with pytest.raises(Invalid, match="https"):
+        connection("cluster:6443", {"token": "t"})
+
+
+def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], order: MachineOrder) -> None:
+    target = connect()
+    target.create_disks(order)
+    target.create_machine(order)
+    nad = {"name": "br0", "namespace": order.namespace}
+    cluster.make(
+        {"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": nad, "spec": {}}
+    )
+    estate = target.estate()
+    assert {"plain", "ceph"} <= estate.datastores.keys()
+    assert estate.networks["pod"].kind == "pod"
+    assert estate.networks[f"{order.namespace}/br0"].name == "br0"
+    assert estate.vms[f"{order.namespace}/web.01"].traits["owner"] == order.owner
+
+
+# --- what would fail is said before -------------------------------------------------------------------------------------
+
+
+def wrong(target: KubevirtTarget, *orders: MachineOrder) -> list[tuple[str, str]]:
+    findings: list[Finding] = target.check(orders)
+    assert all(finding.suggestion for finding in findings), findings
+    return [(finding.type, finding.reason) for finding in findings]
+
+
+def other(order: MachineOrder, name: str) -> MachineOrder:
+    disks = tuple(replace(disk, name=f"{name}-{disk.name}") for disk in order.disks)
+    return replace(order, name=name, owner=f"plan-uid/{name}", disks=disks)
+
+
+def test_orders_that_would_do(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
+    assert wrong(target) == []
+    assert wrong(target, order, other(order, "mail")) == []
+    assert cluster.names("pvc", order.namespace) == []
+    assert cluster.names("vm", order.namespace) == []
+    target.create_disks(order)
+    target.create_machine(order)
+    assert wrong(target, order) == []
+
+
+def test_names(cluster: Any, target: KubevirtTarget, order: MachineOrder, claim_of_others: Callable[..., Any]) -> None:
+    assert wrong(target, replace(order, namespace="nowhere")) == [("NamespaceNotValid", "NotFound")]
+    assert wrong(target, order, replace(order, name="mail")) == [("NotValid", "NotUnique")] * 2
+    claim_of_others("web-disk-0")
+    assert wrong(target, order) == [("NotValid", "NotUnique")]
+    target.create_disks(other(order, "mail"))
+    target.create_machine(other(order, "mail"))
+    taken = replace(other(order, "mail"), owner="plan-2/vm-1")
+    assert ("VMAlreadyExists", "NotUnique") in wrong(target, taken)
+
+
+def test_classes_networks_and_types(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
+    lost = replace(order, disks=(replace(order.disks[0], pool="gold"),))
+    assert wrong(target, lost) == [("NotValid", "NotFound")]
+    assert wrong(target, replace(order, instance_type="u9.none")) == [("NotValid", "NotFound")]
+    two = (*order.nics, replace(order.nics[0], name="net-1"))
+    assert wrong(target, replace(order, nics=two)) == [("VMMultiplePodNetworkMappings", "NotValid")]
+    multus = replace(order, nics=(NicOrder(mac="", kind="multus", network="br7", name="net-0"),))
+    assert wrong(target, multus) == [("NetMapDestinationNADNotValid", "NotFound")]
+    nad = {"name": "br7", "namespace": order.namespace}
+    cluster.make(
+        {"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": nad, "spec": {}}
+    )
+    assert wrong(target, multus) == []
+    cluster.kubectl("label", "namespace", order.namespace, "k8s.ovn.org/primary-user-defined-network=")
+    assert wrong(target, order) == [("UnsupportedUserDefinedNetwork", "NotSupported")]
+
+
+def test_a_quota_is_counted_over_all_vms(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
+    """Each of them would fit; the cluster's dry run sees one claim at a time."""
+    meta = {"name": "small", "namespace": order.namespace}
+    spec = {"hard": {"requests.storage": "30Mi", "persistentvolumeclaims": "9"}}
+    cluster.make({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec})
+    cluster.until(lambda: cluster.read("quota", "small", order.namespace)["status"].get("hard"))
+    assert wrong(target, order) == []
+    assert wrong(target, order, other(order, "mail")) == [("NotValid", "ExceededQuota")]
+
+
+def test_what_admission_refuses(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
+    """A policy of the cluster, as KubeVirt's own checks are one, and a label that Kubernetes does not take."""
+    rule = {
+        "apiGroups": ["kubevirt.io"],
+        "apiVersions": ["*"],
+        "operations": ["CREATE"],
+        "resources": ["virtualmachines"],
+    }
+    policy = {
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "object.metadata.name != 'evil'", "message": "no such machine here"}],
+    }
+    group = "admissionregistration.k8s.io/v1"
+    cluster.make({"apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p"}, "spec": policy})
+    binding = {"policyName": "p", "validationActions": ["Deny"]}
+    cluster.make(
+        {"apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "p"}, "spec": binding}
+    )
+    evil = other(order, "evil")
+    cluster.until(lambda: target.check([evil]))
+    (finding,) = target.check([evil, order])
+    assert "no such machine here" in finding.message
+    for label in ({"bad label": "x"}, {"team": "not a value!"}):
+        (finding,) = target.check([replace(order, labels={**order.labels, **label})])
+        assert finding.reason == "Refused"
+        assert "label" in finding.message
+
+
+def test_missing_rights_stop_the_check(connect: Callable[..., KubevirtTarget], order: MachineOrder) -> None:
+    with pytest.raises(Denied, match="namespaces"):
+        connect("nobody").check([order])
+
+
+# --- as a provider ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider_of(cluster: Any, tmp_path: Path) -> Callable[..., Any]:
+    def run(secret: dict[str, str]) -> Any:
+        """The provider's conditions and phase after one look."""
+
+        async def look() -> Any:
+            store = MemoryStore()
+            controller = ProviderController(store, tmp_path, print, print)
+            meta = {"name": "cluster", "namespace": "default"}
+            await store.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": secret})
+            spec = {"type": "openshift", "url": cluster.url, "secret": {"name": "cluster"}}
+            await store.create(PROVIDER, {"apiVersion": API, "kind": "Provider", "metadata": meta, "spec": spec})
+            await controller.reconcile(Key("default", "cluster"))
+            read = Provider.read(await store.get(PROVIDER, "default", "cluster"))
+            controller.close()
+            return {one.type: one for one in read.status.conditions}, read.status.phase
+
+        return asyncio.run(look())
+
+    return run
+
+
+def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any]) -> None:
+    conditions, phase = provider_of({"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca})
+    assert phase == "Ready"
+    assert "Kubernetes with KubeVirt" in conditions["ConnectionTestSucceeded"].message
+    assert "InventoryCreated" in conditions
+
+
+@pytest.mark.parametrize(
+    ("secret", "type"),
+    [({"token": "wrong"}, "ConnectionAuthFailed"), ({}, "SecretNotValid"), ({"ca.crt": ""}, "ConnectionTestFailed")],
+)
+def test_a_provider_says_what_is_wrong(
+    cluster: Any, provider_of: Callable[..., Any], secret: dict[str, str], type: str
+) -> None:
+    good = {"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca}
+    conditions, phase = provider_of(good | secret if secret else {"ca.crt": cluster.ca})
+    assert phase == "ConnectionFailed"
+    assert conditions[type].suggestion
