@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +16,7 @@ from tranship.errors import AuthFailed, Denied, Invalid, TranshipError, Unreacha
 from tranship.lab.certificates import make_identity
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder, NicOrder
-from tranship.providers.kubevirt.connect import connection
+from tranship.providers.kubevirt.connect import connection, own_cluster
 from tranship.providers.kubevirt.target import KubevirtTarget
 from tranship.resources.meta import PROVIDER, SECRET
 from tranship.resources.provider import Provider
@@ -70,6 +71,23 @@ def test_nobody_there_and_nothing_to_go_in_with() -> None:
         connection("https://cluster:6443", {})
     with pytest.raises(Invalid, match="https"):
         connection("cluster:6443", {"token": "t"})
+
+
+def test_the_cluster_that_a_pod_runs_in(cluster: Any, tmp_path: Path) -> None:
+    """As the kubelet mounts it, and renews the token in place."""
+    (tmp_path / "ca.crt").write_text(cluster.ca)
+    (tmp_path / "token").write_text("not yet")
+    url = urlsplit(cluster.url)
+    told = {"KUBERNETES_SERVICE_HOST": str(url.hostname), "KUBERNETES_SERVICE_PORT_HTTPS": str(url.port)}
+    target = KubevirtTarget(lambda: own_cluster(tmp_path, told))
+    with pytest.raises(AuthFailed):
+        target.identify()
+    (tmp_path / "token").write_text(cluster.token("admin", "accounts"))
+    assert target.identify().product == "Kubernetes with KubeVirt"
+    with pytest.raises(Invalid, match=r"spec\.url"):
+        KubevirtTarget(lambda: own_cluster(tmp_path / "none", told)).identify()
+    with pytest.raises(Invalid, match="KUBERNETES_SERVICE_HOST"):
+        KubevirtTarget(lambda: own_cluster(tmp_path, {})).identify()
 
 
 def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], order: MachineOrder) -> None:
