@@ -9,6 +9,7 @@ providers. The credentials travel beside the URL and never inside it, because a 
     nfc+https://host/nfc/.../disk-0.vmdk                a stream: streamOptimized VMDK, read once from start to end
     datastore+https://host/folder/vm/vm-flat.vmdk?dcPath=..&dsName=..
     imageio+https://host:54322/images/TICKET              oVirt; ...?delta=dirty or layer: only what changed, see the reader
+    pvc://NAMESPACE/CLAIM?mode=Block                      a volume claim (or mode=Filesystem): a pod there mounts it
     memory:name                                         a process-wide bytearray, for tests
 """
 
