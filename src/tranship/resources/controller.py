@@ -37,7 +37,7 @@ class ForkliftControllerSpec(Model):
     """Percent of a file system that is lost to itself, where the cluster does not tell (10)."""
     controller_block_overhead: Number = None
     """Bytes that a block volume is made larger by (0)."""
-    controller_pvc_name_template: str = ""
+    controller_pvc_name_template: Any = None
     """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
 
 
@@ -96,7 +96,7 @@ class Settings:
                 number(0.1, ("controller_filesystem_overhead",), ("FILESYSTEM_OVERHEAD",), 0.01, least=0)
             ),
             block_overhead=int(number(0, ("controller_block_overhead",), ("BLOCK_OVERHEAD",), least=0)),
-            pvc_name_template=given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", ""),
+            pvc_name_template=_text(given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", "")),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
@@ -116,6 +116,12 @@ def _number(value: Any, field: str, least: int) -> int:
     if number < least:
         raise Invalid(f"{number} is too small", field=field, remedy=f"Write a whole number of at least {least}.")
     return number
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise Invalid(f"{value!r} is no template", field="spec.controller_pvc_name_template", remedy="Write a text.")
 
 
 def _share(share: float) -> float:
