@@ -92,15 +92,18 @@ def test_a_guest_killed_while_writing_leaves_nothing_torn(guest: Guest, disks: l
 
 def test_a_changed_byte_a_stale_block_and_a_lost_block_are_found(guest: Guest, disks: list[Path]) -> None:
     write_some(guest)
-    old = disks[1].read_bytes()
+    old = [disk.read_bytes() for disk in disks]
     configure(disks, check_only=False)
     last = write_some(guest, 2000)
     strides = [(disk.stat().st_size // 512 - 128) // 64 * 512 for disk in disks]
-    places = [(0, 65536 + 3 * strides[0]), (1, 65536 + 5 * strides[1]), (1, 65536 + 63 * strides[1])]
-    now = reader(disks[0])(places[0][1] + 4095, 1)[0]
-    patch(disks[0], places[0][1] + 4095, bytes([now ^ 1]))
-    patch(disks[1], places[1][1], old[places[1][1] : places[1][1] + 4096])
-    patch(disks[1], places[2][1], bytes(4096))
+    slots = [(disk, 65536 + slot * strides[disk]) for disk, slot in ((0, 3), (1, 5), (1, 62), (1, 63))]
+    # Whoever spoils the very last record makes the one before it the last.
+    places = [(disk, at) for disk, at in slots if int.from_bytes(reader(disks[disk])(at + 4, 4), "little") != last][:3]
+    (changed, changed_at), (stale, stale_at), (lost, lost_at) = places
+    now = reader(disks[changed])(changed_at + 4095, 1)[0]
+    patch(disks[changed], changed_at + 4095, bytes([now ^ 1]))
+    patch(disks[stale], stale_at, old[stale][stale_at : stale_at + 4096])
+    patch(disks[lost], lost_at, bytes(4096))
     report = both_checks(guest, disks)
     assert report == Report(last, 125, 3)
     assert report.where == places
