@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -37,7 +37,9 @@ class Job:
     """One round of one disk. disk: its name in messages. state: folder of journal and digests, the same for all rounds of
     the disk. point: what of the source is read (snapshot name or changeId): a copy goes on only while it is equal.
     base: the round that a delta builds on, with `changed` since then; None = full copy. fresh: the target is known to
-    read as zeros. connections, depth: 0 = by the measured latency. Sizes in bytes."""
+    read as zeros. along: prove what is finished before it is named, for a mover whose digests do not outlive it. identity:
+    of the very object behind the target's path, where the path cannot tell. connections, depth: 0 = by the measured
+    latency. Sizes in bytes."""
 
     disk: str
     source: DiskAddress
@@ -50,6 +52,8 @@ class Job:
     changed: tuple[Extent, ...] | None = field(default=None, repr=False)
     fresh: bool = False
     verify: bool = True
+    along: bool = False
+    identity: str = ""
     connections: int = 0
     depth: int = 0
 
@@ -185,6 +189,18 @@ def probe(source: DiskAddress, size: int = 0, timeout: float = 60.0) -> Probed:
         return Probed(False, f"the reader died with code {done.returncode}", "CopyFailed")
 
 
+def told(job: Job) -> dict[str, Any]:
+    """What stands in job.json, secrets included."""
+    data = {name: getattr(job, name) for name in Job.__slots__ if name != "changed"}
+    data |= {"source": _address(job.source), "target": _address(job.target), "state": str(job.state.resolve())}
+    return {**data, "listed": job.changed is not None}
+
+
+def listed(changed: Iterable[Extent]) -> Iterator[str]:
+    """The lines of `changed`: in order, and none touching the next."""
+    return (f"{area.start} {area.length}\n" for area in merge(Extent(*area[:2]) for area in sorted(changed)))
+
+
 # -- the mover's side ------------------------------------------------------------------------------------------------
 
 
@@ -275,10 +291,8 @@ def _environment(source: DiskAddress) -> dict[str, str]:
 def _write_job(folder: Path, job: Job) -> None:
     if job.changed is not None:
         with (folder / "changed").open("w") as file:
-            file.writelines(f"{e.start} {e.length}\n" for e in merge(Extent(*e[:2]) for e in sorted(job.changed)))
-    data = {name: getattr(job, name) for name in Job.__slots__ if name != "changed"}
-    data |= {"source": _address(job.source), "target": _address(job.target), "state": str(job.state.resolve())}
-    _replace(folder / "job.json", {**data, "listed": job.changed is not None}, durable=True)
+            file.writelines(listed(job.changed))
+    _replace(folder / "job.json", told(job), durable=True)
 
 
 def _without_secrets(folder: Path, job: Mapping[str, Any]) -> None:

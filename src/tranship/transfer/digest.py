@@ -8,7 +8,7 @@ all leaves, the zero ones included. `verify` reads leaves back from the target a
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from tranship.errors import CopyFailed, Side, VerifyFailed
 from tranship.transfer.buffers import ZEROS, Buffer
-from tranship.transfer.plan import LEAF, LeafSet, leaf_count, leaf_length
+from tranship.transfer.plan import LEAF, leaf_count, leaf_length
 from tranship.transfer.writers.base import Writer
 
 DIGEST = 32
@@ -34,11 +34,13 @@ def zero_digest(length: int) -> bytes:
 
 
 class Leaves:
-    """Digests by leaf number. Safe to use from several threads: everything is pread and pwrite."""
+    """Digests by leaf number. Safe to use from several threads: everything is pread and pwrite. whole: they are those of
+    all leaves; else only of the ones that were put here, the file of the earlier ones being lost."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.size = size
         self.count = leaf_count(size)
+        self.whole = path.exists()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size != self.count * DIGEST:
             os.ftruncate(self._fd, self.count * DIGEST)
@@ -47,6 +49,7 @@ class Leaves:
         """Forget everything: all leaves are zeros."""
         os.ftruncate(self._fd, 0)
         os.ftruncate(self._fd, self.count * DIGEST)
+        self.whole = True
 
     def get(self, index: int) -> bytes:
         stored = os.pread(self._fd, DIGEST, index * DIGEST)
@@ -97,15 +100,15 @@ class Leaves:
 def verify(
     writer: Writer,
     leaves: Leaves,
-    touched: LeafSet,
+    touched: Iterable[tuple[int, int]],
     *,
     disk: str,
     threads: int = 2,
     report: Callable[[int], None] = lambda _bytes: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Read the touched leaves back from the target's storage, not from its cache, and compare. report is told the bytes
-    as they are proved. Raises VerifyFailed that names the first difference found."""
+    """Read the touched leaves, runs of (first, count), back from the target's storage, not from its cache, and compare.
+    report is told the bytes as they are proved. Raises VerifyFailed that names the first difference found."""
     writer.drop_cache()
     work, lock, failures = _to_read(writer, leaves, touched, disk, report), threading.Lock(), list[BaseException]()
 
@@ -144,11 +147,11 @@ def _compare(writer: Writer, leaves: Leaves, index: int, buffer: Buffer, disk: s
 
 
 def _to_read(
-    writer: Writer, leaves: Leaves, touched: LeafSet, disk: str, report: Callable[[int], None]
+    writer: Writer, leaves: Leaves, touched: Iterable[tuple[int, int]], disk: str, report: Callable[[int], None]
 ) -> Iterator[int]:
     """The touched leaves that hold anything. A hole of the target reads as zeros by definition, so only its digests are
     looked at: else a sparse disk of 64 TiB would take hours."""
-    for first, count in touched.runs():
+    for first, count in touched:
         index = first
         while index < first + count:
             data = min(writer.data_from(index * LEAF) // LEAF, first + count)

@@ -96,11 +96,13 @@ class Engine:
         fresh: bool = False,
         stats: Stats | None = None,
         limits: Limits | None = None,
+        prove: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> None:
+        """prove: reads finished leaves back before the journal names them, or raises."""
         self.reader, self.writer, self.journal, self.leaves = reader, writer, journal, leaves
         self.disk, self.size, self.fresh = disk, size, fresh
         self.stats, self.limits = stats or Stats(), limits or Limits()
-        self._changed = changed
+        self._changed, self._prove = changed, prove
         self.sparse = fresh and changed is None  # zeros that are found need no writing
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -214,6 +216,8 @@ class Engine:
         if ranges:
             self.writer.flush()
             self.leaves.flush()
+            if self._prove is not None:
+                self._prove(sorted(ranges))
             self.journal.add(ranges, changed)
 
     def _last_commit(self) -> None:
@@ -309,7 +313,7 @@ class Engine:
         flight = Flight(leaf, buffer)
         if leaf.partial:
             self.writer.read(leaf.start, buffer.view[: leaf.length])
-            flight.whole = buffer.digest(leaf.length) != self.leaves.get(leaf.index)
+            flight.whole = self.leaves.whole and buffer.digest(leaf.length) != self.leaves.get(leaf.index)
             if flight.whole:
                 self.stats.add(healed=1)
         return flight

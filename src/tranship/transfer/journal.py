@@ -19,6 +19,9 @@ from typing import Any
 from tranship.errors import Refused, Side
 from tranship.transfer.plan import LeafSet, leaf_count
 
+MOST_RUNS = 4000  # that are remembered: 80 KiB of text at most
+_KINDS = ("identity", "completed"), ("done", "bytes"), ("complete",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -116,6 +119,32 @@ class Journal:
         while written < len(line):
             written += os.write(self._fd, line[written:])
         os.fdatasync(self._fd)
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """The journal in one small object, from which `restore` makes one again, somewhere else. Of very many ranges only the
+    longest are in it: the others are copied again."""
+    memory: dict[str, Any] = {}
+    done = LeafSet(0)
+    for record, _ in _records(path):
+        if "identity" in record:
+            memory, done = {**record, "bytes": 0}, LeafSet(leaf_count(record["identity"]["size"]))
+        elif "complete" in record:
+            memory["complete"] = record["complete"]
+        else:
+            memory["bytes"] += record["bytes"]
+            for first, count in record["done"]:
+                done.add(first, count)
+    runs = list(done.runs())
+    if len(runs) > MOST_RUNS:
+        runs, memory["bytes"] = sorted(sorted(runs, key=lambda run: -run[1])[:MOST_RUNS]), 0
+    return {**memory, "done": runs} if memory else {}
+
+
+def restore(path: Path, memory: Mapping[str, Any]) -> None:
+    """Nothing for an empty memory."""
+    records = [{key: memory[key] for key in keys} for keys in _KINDS if keys[0] in memory]
+    path.write_bytes(b"".join(map(_line, records)))
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

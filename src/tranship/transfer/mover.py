@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -89,16 +89,19 @@ class Mover:
             fresh=fresh,
             stats=self._stats,
             limits=Limits(connections=job.connections, depth=job.depth),
+            prove=partial(self._verify, writer, leaves) if job.verify and job.along else None,
         )
         self._phase = "copying"
         if self._stop:
             raise Stopped
         self._engine.run()
         self._phase = "verifying"
-        if job.verify:
-            self._verify(writer, leaves, journal)
+        if job.verify and not job.along:
+            self._verify(writer, leaves, list(journal.done.runs()), lambda: self._stop)
+            if self._stop:
+                raise Stopped
         writer.close()
-        digest = leaves.root()
+        digest = leaves.root() if leaves.whole else ""
         journal.complete(digest)
         return {"state": "done", "digest": digest, "verified": job.verify}
 
@@ -112,23 +115,27 @@ class Mover:
             return reader.changed
         raise Invalid("a delta needs them: the source does not tell", field="changed")
 
-    def _verify(self, writer: Writer, leaves: Leaves, journal: Journal) -> None:
+    def _verify(
+        self,
+        writer: Writer,
+        leaves: Leaves,
+        runs: Sequence[tuple[int, int]],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         began = time.monotonic()
         size = self._job.size
-        self._stats.to_prove = sum(
-            (count - 1) * LEAF + leaf_length(first + count - 1, size) for first, count in journal.done.runs()
+        self._stats.add(
+            to_prove=sum((count - 1) * LEAF + leaf_length(first + count - 1, size) for first, count in runs)
         )
         verify(
             writer,
             leaves,
-            journal.done,
+            runs,
             disk=self._job.disk,
             report=lambda proved: self._stats.add(proved=proved),
-            stopped=lambda: self._stop,
+            stopped=stopped,
         )
-        self._stats.verify_seconds = time.monotonic() - began
-        if self._stop:
-            raise Stopped
+        self._stats.verify_seconds += time.monotonic() - began
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
@@ -163,11 +170,10 @@ def open_state(job: Job, writer: Writer, changed: Callable[[], Iterable[Extent]]
     plan = blake3((job.base or "full").encode())
     for area in changed() if changed is not None else ():
         plan.update(b"%d %d\n" % (area.start, area.length))
-    if not (job.state / "leaves").exists():
+    if not (job.state / "leaves").exists() and not job.along:
         (job.state / "journal").unlink(missing_ok=True)  # without the digests it proves nothing
-    identity = Identity(
-        round=job.round, point=job.point, target=writer.identity, size=job.size, plan=plan.hexdigest(16)
-    )
+    target = job.identity or writer.identity
+    identity = Identity(round=job.round, point=job.point, target=target, size=job.size, plan=plan.hexdigest(16))
     journal = Journal(job.state / "journal", identity, job.base)
     leaves = Leaves(job.state / "leaves", job.size)
     if job.base is None and not journal.resumed:

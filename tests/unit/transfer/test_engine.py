@@ -64,7 +64,7 @@ class Disk:
     def copy(self, changed: list[Extent] | None = None, *, fresh: bool = False) -> Engine:
         engine = self.engine(changed, fresh=fresh)
         engine.run()
-        verify(engine.writer, engine.leaves, engine.journal.done, disk="d")
+        verify(engine.writer, engine.leaves, engine.journal.done.runs(), disk="d")
         engine.journal.complete(engine.leaves.root())
         assert DISKS["target"] == DISKS["source"]
         assert engine.leaves.root() == root(DISKS["source"])
@@ -118,7 +118,7 @@ def test_read_back_names_a_flipped_bit(tmp_path: Path) -> None:
     for offset in (5, SIZE - 1, 6 * PAGE):
         DISKS["target"][offset] ^= 1
         with pytest.raises(VerifyFailed) as failure:
-            verify(engine.writer, engine.leaves, engine.journal.done, disk="d")
+            verify(engine.writer, engine.leaves, engine.journal.done.runs(), disk="d")
         start = offset // LEAF * LEAF
         assert (failure.value.disk, failure.value.offset) == ("d", start)
         assert failure.value.length == min(LEAF, SIZE - start)

@@ -99,7 +99,7 @@ def copy(address: DiskAddress, folder: Path, size: int, *, round: str = "1") -> 
         reader, writer, journal, leaves, disk="d", size=size, fresh=writer.created, limits=engine.Limits(wait=2.0)
     )
     work.run()
-    verify(writer, leaves, journal.done, disk="d")
+    verify(writer, leaves, journal.done.runs(), disk="d")
     reader.close()
     return work
 

@@ -1,0 +1,122 @@
+"""A mover in a pod: `python -m tranship.transfer.pod`, the container that providers/kubevirt/jobs.py writes.
+
+    /job       a mounted Secret: job.json and changed, as in a mover's folder
+    /journal   a mounted ConfigMap: journal, what earlier pods of this disk had finished
+    /work      memory: the mover's folder; goes with the pod
+    /disk      the volume: a folder for disk.img, or the block device itself
+
+The pod has no access to the cluster that it runs in. What it knows it says: each second one line on its standard output, the
+report and the journal so far; at the end the report as the container's termination message. The controller reads both. So the
+journal that the next pod finds is that of a second or two before this one died, and it names only what was read back.
+"""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tranship.errors import CopyFailed, Refused, Side, TranshipError
+from tranship.transfer import channel
+from tranship.transfer.channel import Report, State
+from tranship.transfer.journal import remembered, restore
+from tranship.transfer.mover import FAILED, STOPPED, failure
+
+JOB, JOURNAL, WORK, DISK = Path("/job"), Path("/journal"), Path("/work"), Path("/disk")
+LAST_WORD = Path("/dev/termination-log")
+IMAGE = "disk.img"
+MODE = 0o660  # of disk.img: KubeVirt's QEMU runs as the same user and group
+STALLED = 900.0  # seconds without a byte, after which a mover is believed to hang
+
+
+def main() -> int:
+    """The container's exit code: 0 done; 1 failed, another pod would fail too; anything else: try again."""
+    folder = WORK / "round"
+    try:
+        _prepare(folder)
+        code = _watch(folder)
+    except TranshipError as error:
+        channel.conclude(folder, failure(error))
+        code = FAILED
+    report = channel.look(folder)
+    _say(folder, report)
+    LAST_WORD.write_text(json.dumps(_short(report)))
+    return code if report.state is State.FAILED or code == 0 else STOPPED
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    job = json.loads((JOB / "job.json").read_bytes())
+    (WORK / "state").mkdir(mode=0o700)
+    if (JOURNAL / "journal").exists():
+        restore(WORK / "state" / "journal", json.loads((JOURNAL / "journal").read_bytes() or b"{}"))
+    path, fresh = _target()
+    job |= {"state": str(WORK / "state"), "fresh": fresh}
+    job["target"]["url"] = path.as_uri()
+    (folder / "job.json").write_text(json.dumps(job))
+    if (JOB / "changed").exists():
+        shutil.copyfile(JOB / "changed", folder / "changed")
+
+
+def _target() -> tuple[Path, bool]:
+    """What is written to, and whether it is proved to read as zeros: a file without a single allocated block."""
+    try:
+        if stat.S_ISBLK(DISK.stat().st_mode):
+            return DISK, False
+        image = DISK / IMAGE
+        image.touch()
+        if image.stat().st_uid == os.getuid():
+            image.chmod(MODE)
+        return image, image.stat().st_blocks == 0
+    except OSError as error:
+        remedy = "See that the storage class makes volumes that group 107 may write to."
+        raise Refused(f"{error}", what="the volume", fault="Volume", side=Side.TARGET, remedy=remedy) from error
+
+
+def _watch(folder: Path) -> int:
+    """Run the mover and tell of it until it ends. Its exit code."""
+    mover = subprocess.Popen([sys.executable, "-m", "tranship.transfer.mover", str(folder)], stdout=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: mover.terminate())
+    last, since = Report(State.ABSENT), time.monotonic()
+    while True:
+        try:
+            return mover.wait(1.0)
+        except subprocess.TimeoutExpired:
+            pass
+        report = channel.look(folder)
+        if report != last:
+            _say(folder, report)
+        if _marks(report) != _marks(last):
+            since = time.monotonic()
+        elif time.monotonic() - since > STALLED:
+            mover.kill()
+            mover.wait(30)
+            detail = f"not a byte for {STALLED:.0f} s while {report.phase}; the mover is started again"
+            channel.conclude(folder, failure(CopyFailed(detail, disk=folder.name)))
+            return STOPPED
+        last = report
+
+
+def _marks(report: Report) -> tuple[object, ...]:
+    return report.phase, report.done, report.read, report.proved
+
+
+def _say(folder: Path, report: Report) -> None:
+    print(json.dumps({**_short(report), "journal": remembered(WORK / "state" / "journal")}), flush=True)
+
+
+def _short(report: Report) -> dict[str, Any]:
+    """Without what says nothing. A container's last word may be 4 KiB long."""
+    facts = {**asdict(report), "state": report.state.value, "message": report.message[:2000]}
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
