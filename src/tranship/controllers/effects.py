@@ -1,39 +1,41 @@
 """Carries out what phases ask, and gathers what they decide from, for one VM. Everything blocks: called in threads.
 
-Idempotent throughout: asked twice, the second finds the first one's work, because providers adopt by name and movers by
-their job's directory.
+Idempotent throughout: asked twice, the second finds the first one's work, because providers and movers adopt by name.
 """
 
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
-from tranship.controllers.movers import Movers
 from tranship.errors import Broken
 from tranship.inventory.vm import VM
 from tranship.migration import asks
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen, CopyState, SourceSeen, TargetSeen
-from tranship.providers.base import Source, Target
+from tranship.providers.base import Movers, Source, Target
 
 KEEP_EVERY = 3.0  # seconds between signs of life for what the source lends
 
 
 class Effects:
-    """verify: read back what was written. The source VM is given as facts of the inventory; its id and instance uuid are
-    what the provider checks before any call that changes something."""
+    """work: the movers' directory on this host. verify: read back what was written. The source VM is given as facts of the
+    inventory; its id and instance uuid are what the provider checks before any call that changes something."""
 
     def __init__(
-        self, source: Source, target: Target, vm: VM, order: MachineOrder, movers: Movers, *, verify: bool
+        self, source: Source, target: Target, vm: VM, order: MachineOrder, work: Path, *, verify: bool
     ) -> None:
-        self._source, self._target, self._vm, self._order = source, target, vm, order
-        self._movers = movers
+        self._source, self._target, self._vm, self._order, self._work = source, target, vm, order, work
         self._verify = verify
         self._kept = 0.0
 
     def use(self, source: Source, target: Target) -> None:
         """From now on: a provider's connection is opened anew when its secret or settings change."""
         self._source, self._target = source, target
+
+    @property
+    def _movers(self) -> Movers:
+        return self._target.movers(self._order, self._work)
 
     # --- look ---
 
@@ -122,4 +124,6 @@ class Effects:
 
     def _end_copies(self, round_: int) -> None:
         self._source.close_disks(self._movers.handle(round_))
+        for disk in self._order.disks:
+            self._movers.end(disk.source, round_)
         self._movers.forget_handle(round_)

@@ -17,7 +17,6 @@ import structlog
 
 from tranship.controllers.effects import Effects
 from tranship.controllers.manager import Key, key_of
-from tranship.controllers.movers import Movers
 from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route, settings_of
@@ -236,8 +235,8 @@ class MigrationController:
     def _walk(self, run: Run, vm: VMStatus, orders: Orders, leads: Route) -> None:
         made = msgspec.convert(vm.order, MachineOrder)
         known = leads.source_estate.vms.get(vm.id) or VM(id=vm.id, name=vm.name)
-        movers = Movers(self._work / run.migration.uid / vm.id)
-        effects = Effects(leads.source, leads.target, known, made, movers, verify=run.plan.spec.verify)
+        work = self._work / run.migration.uid / vm.id
+        effects = Effects(leads.source, leads.target, known, made, work, verify=run.plan.spec.verify)
 
         async def save(status: VMStatus) -> None:
             run.vms[status.id] = status
@@ -277,8 +276,8 @@ class MigrationController:
                 log.warning("the plan was deleted; the migration goes on", plan=run.plan.name)
 
     async def _complete(self, run: Run) -> None:
-        """Every VM's walk has ended: journals and reports are of no more use."""
-        await asyncio.to_thread(shutil.rmtree, self._work / run.migration.uid, ignore_errors=True)
+        """Every VM's walk has ended."""
+        await self._forget(run)
         now, outcomes = datetime.now(UTC), [vm.outcome for vm in run.vms.values()]
         run.migration.status.completed = now
         conditions = Conditions(run.migration.status.conditions)
@@ -290,6 +289,18 @@ class MigrationController:
         await self._write(run)
         log.info("migration ended", migration=run.migration.name, outcomes=",".join(outcomes))
         await self._let_go(run.migration)
+
+    async def _forget(self, run: Run) -> None:
+        """Journals and reports are of no more use. Raises what keeps a cluster from being cleaned up: it is tried again."""
+        work = self._work / run.migration.uid
+        with contextlib.suppress(NotFound):  # the provider was removed
+            target = self._providers.get(run.plan.spec.provider.destination, run.plan.namespace).target
+            for vm in run.vms.values():
+                if target is None:
+                    break
+                movers = target.movers(msgspec.convert(vm.order, MachineOrder), work / vm.id)
+                await asyncio.to_thread(movers.forget)
+        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     async def _say(self, migration: Migration, type: str, category: Category, text: str, remedy: str) -> None:
         conditions = Conditions(migration.status.conditions)

@@ -7,6 +7,7 @@ snapshot or disk that exists already under the given name is adopted), has timeo
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder
-from tranship.migration.seen import SourceSeen, TargetSeen
+from tranship.migration.seen import CopySeen, SourceSeen, TargetSeen
 from tranship.transfer.address import DiskAddress, Extent
 
 
@@ -123,6 +124,35 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class Movers(Protocol):
+    """The movers of one machine's disks, and what the source lends them: one for each disk and round. Everything is found
+    again by whoever comes after a crash; each call adopts what an earlier one has begun."""
+
+    def look(self, disk: str, round_: int) -> CopySeen: ...
+
+    def start(
+        self, disk: str, round_: int, *, source: Reading, target: DiskAddress, size: int, point: str, verify: bool
+    ) -> None:
+        """Have the disk's round copied, unless that is under way or done. point names what is read: a journal of another
+        point is not resumed. Raises Busy while another mover is on the disk."""
+
+    def stop(self, disk: str, round_: int) -> None:
+        """Returns when nothing writes to the disk any more. Raises TimedOut."""
+
+    def end(self, disk: str, round_: int) -> None:
+        """Nothing of a mover that has ended is needed any more but its report."""
+
+    def handle(self, round_: int) -> str:
+        """What the source lends for the round; "" = nothing."""
+
+    def remember_handle(self, round_: int, handle: str) -> None: ...
+
+    def forget_handle(self, round_: int) -> None: ...
+
+    def forget(self) -> None:
+        """The machine's migration is over: journals, reports and handles go."""
+
+
 class Target(Protocol):
     """One target provider. Everything it makes carries the order's owner mark, and only that is ever adopted or deleted."""
 
@@ -141,6 +171,9 @@ class Target(Protocol):
         """Raises NoSpace, AlreadyExists (somebody else's)."""
 
     def address(self, order: MachineOrder, disk: str) -> DiskAddress: ...
+
+    def movers(self, order: MachineOrder, work: Path) -> Movers:
+        """Those that can write to the order's disks. work: a directory of this host for them alone."""
 
     def create_machine(self, order: MachineOrder) -> None: ...
 

@@ -3,6 +3,7 @@
 Called by the provider controller.
 """
 
+import os
 from collections.abc import Mapping
 
 from tranship.errors import Unsupported
@@ -31,9 +32,9 @@ def open_target(type: str, url: str, secret: Mapping[str, str], settings: Mappin
     Unsupported, Invalid."""
     if type == OPENSHIFT:
         from tranship.providers.kubevirt.connect import connection
-        from tranship.providers.kubevirt.target import KubevirtTarget
+        from tranship.providers.kubevirt.target import IMAGE, KubevirtTarget
 
-        return KubevirtTarget(connection(url, secret))
+        return KubevirtTarget(connection(url, secret), os.environ.get(IMAGE, ""))
     if type == LOCAL:
         from tranship.providers.local.target import LocalTarget
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,12 @@ class Probed:
     seconds: float = 0.0
 
 
+def report(state: State, data: Mapping[str, Any]) -> Report:
+    """What a mover told, as it stands in its files: unknown names are left out."""
+    known = {one.name for one in fields(Report)}
+    return Report(**{**{k: v for k, v in data.items() if k in known}, "state": state})
+
+
 # -- the controller's side -------------------------------------------------------------------------------------------
 
 
@@ -139,12 +145,12 @@ def start(folder: Path, job: Job) -> None:
 def look(folder: Path) -> Report:
     """What the mover says now. Never blocks."""
     if _locked(folder):
-        return _report(State.RUNNING, _load(folder / "progress.json"))
+        return report(State.RUNNING, _load(folder / "progress.json"))
     result = _load(folder / "result.json")
     if result.get("state") in (State.DONE.value, State.FAILED.value):
-        return _report(State(result["state"]), result)
+        return report(State(result["state"]), result)
     if (folder / "job.json").exists():
-        return _report(State.LOST, result or _load(folder / "progress.json"))
+        return report(State.LOST, result or _load(folder / "progress.json"))
     return Report(State.ABSENT)
 
 
@@ -323,11 +329,6 @@ def _load(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _report(state: State, data: Mapping[str, Any]) -> Report:
-    known = asdict(Report(state))
-    return Report(**{**known, **{k: v for k, v in data.items() if k in known}, "state": state})
 
 
 def _signal(pid: int, number: int) -> None:

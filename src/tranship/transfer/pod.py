@@ -1,4 +1,4 @@
-"""A mover in a pod: `python -m tranship.transfer.pod`, the container that providers/kubevirt/jobs.py writes.
+"""A mover in a pod: `python -m tranship.transfer.pod [ROOT]`, the container that providers/kubevirt/jobs.py writes.
 
     /job       a mounted Secret: job.json and changed, as in a mover's folder
     /journal   a mounted ConfigMap: journal, what earlier pods of this disk had finished
@@ -28,48 +28,47 @@ from tranship.transfer.channel import Report, State
 from tranship.transfer.journal import remembered, restore
 from tranship.transfer.mover import FAILED, STOPPED, failure
 
-JOB, JOURNAL, WORK, DISK = Path("/job"), Path("/journal"), Path("/work"), Path("/disk")
-LAST_WORD = Path("/dev/termination-log")
 IMAGE = "disk.img"
 MODE = 0o660  # of disk.img: KubeVirt's QEMU runs as the same user and group
 STALLED = 900.0  # seconds without a byte, after which a mover is believed to hang
 
 
-def main() -> int:
+def main(root: Path) -> int:
     """The container's exit code: 0 done; 1 failed, another pod would fail too; anything else: try again."""
-    folder = WORK / "round"
+    folder = root / "work" / "round"
     try:
-        _prepare(folder)
+        _prepare(root, folder)
         code = _watch(folder)
     except TranshipError as error:
         channel.conclude(folder, failure(error))
         code = FAILED
     report = channel.look(folder)
     _say(folder, report)
-    LAST_WORD.write_text(json.dumps(_short(report)))
+    (root / "dev" / "termination-log").write_text(json.dumps(_short(report)))
     return code if report.state is State.FAILED or code == 0 else STOPPED
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(root: Path, folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    job = json.loads((JOB / "job.json").read_bytes())
-    (WORK / "state").mkdir(mode=0o700)
-    if (JOURNAL / "journal").exists():
-        restore(WORK / "state" / "journal", json.loads((JOURNAL / "journal").read_bytes() or b"{}"))
-    path, fresh = _target()
-    job |= {"state": str(WORK / "state"), "fresh": fresh}
+    job = json.loads((root / "job" / "job.json").read_bytes())
+    state, journal = folder.with_name("state"), root / "journal" / "journal"
+    state.mkdir(mode=0o700)
+    if journal.exists():
+        restore(state / "journal", json.loads(journal.read_bytes()))
+    path, fresh = _target(root / "disk")
+    job |= {"state": str(state), "fresh": fresh}
     job["target"]["url"] = path.as_uri()
     (folder / "job.json").write_text(json.dumps(job))
-    if (JOB / "changed").exists():
-        shutil.copyfile(JOB / "changed", folder / "changed")
+    if job["listed"]:
+        shutil.copyfile(root / "job" / "changed", folder / "changed")
 
 
-def _target() -> tuple[Path, bool]:
+def _target(disk: Path) -> tuple[Path, bool]:
     """What is written to, and whether it is proved to read as zeros: a file without a single allocated block."""
     try:
-        if stat.S_ISBLK(DISK.stat().st_mode):
-            return DISK, False
-        image = DISK / IMAGE
+        if stat.S_ISBLK(disk.stat().st_mode):
+            return disk, False
+        image = disk / IMAGE
         image.touch()
         if image.stat().st_uid == os.getuid():
             image.chmod(MODE)
@@ -109,7 +108,7 @@ def _marks(report: Report) -> tuple[object, ...]:
 
 
 def _say(folder: Path, report: Report) -> None:
-    print(json.dumps({**_short(report), "journal": remembered(WORK / "state" / "journal")}), flush=True)
+    print(json.dumps({**_short(report), "journal": remembered(folder.with_name("state") / "journal")}), flush=True)
 
 
 def _short(report: Report) -> dict[str, Any]:
@@ -119,4 +118,4 @@ def _short(report: Report) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(*sys.argv[1:2] or "/")))

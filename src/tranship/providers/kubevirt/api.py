@@ -29,6 +29,11 @@ from tranship.errors import (
 from tranship.resources.meta import Kind
 
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+POD = Kind("", "v1", "pods", "Pod")
+SECRET = Kind("", "v1", "secrets", "Secret")
+CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
+EVENT = Kind("", "v1", "events", "Event")
+JOB = Kind("batch", "v1", "jobs", "Job")
 CLAIM = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota")
 STORAGE_CLASS = Kind("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
@@ -97,6 +102,13 @@ class Api:
             if not query["continue"]:
                 return
 
+    def log(self, pod: Object, lines: int) -> str:
+        """The end of what a pod of one container has said."""
+        meta = pod["metadata"]
+        path = f"{_path(POD, meta['namespace'], meta['name'])}/log"
+        doing = _saying("reading the log of", POD, meta["name"], meta["namespace"])
+        return self._send("GET", path, doing, query={"tailLines": lines}).text
+
     def create(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
         """dry_run: everything is checked, by the cluster's own admission too, and nothing made. Raises AlreadyExists."""
         meta = obj.get("metadata", {})
@@ -141,6 +153,18 @@ class Api:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
+        return _object(self._send(method, path, doing, query=query, body=body, content_type=content_type))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> httpx2.Response:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if content else {})
         try:
@@ -151,7 +175,7 @@ class Api:
         except httpx2.HTTPError as error:
             raise self._network(error) from error
         if answer.is_success:
-            return _object(answer)
+            return answer
         raise _refusal(answer, doing, self.address)
 
     def _network(self, error: httpx2.HTTPError) -> TranshipError:

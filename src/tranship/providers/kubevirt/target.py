@@ -12,9 +12,10 @@ mover uses them: nothing here waits for Bound.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
-from tranship.errors import AlreadyExists, Broken, Busy, NotFound, Side, Unsupported
+from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
 from tranship.inventory.estate import Datastore, Estate
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
@@ -33,6 +34,7 @@ from tranship.providers.kubevirt.api import (
     Api,
     Object,
 )
+from tranship.providers.kubevirt.jobs import JobMovers
 from tranship.providers.kubevirt.marks import MANAGED_BY, OWNER, foreign, is_ours
 from tranship.providers.kubevirt.volumes import (
     BLOCK,
@@ -50,11 +52,15 @@ ESTATE_SECONDS = 5.0  # for so long an estate is given again: many plans ask at 
 REMEDY = "Give the VM another target name, or remove what is there if nobody needs it."
 
 
-class KubevirtTarget:
-    """Thread-safe. connect: to the cluster that the provider names; called on first use."""
+IMAGE = "TRANSHIP_IMAGE"  # of the environment: what a controller in a cluster was started from
 
-    def __init__(self, connect: Callable[[], Api]) -> None:
-        self._connect = connect
+
+class KubevirtTarget:
+    """Thread-safe. connect: to the cluster that the provider names; called on first use. image: of tranship, for the
+    movers' Jobs."""
+
+    def __init__(self, connect: Callable[[], Api], image: str = "") -> None:
+        self._connect, self._image = connect, image
         self._opened: Api | None = None
         self._opening, self._reading = threading.Lock(), threading.Lock()
         self._estate: Estate | None = None
@@ -187,6 +193,13 @@ class KubevirtTarget:
         found = self._api.get(CLAIM, named.name, order.namespace)
         self._refuse_foreign(order, found, CLAIM.kind)
         return DiskAddress(f"pvc://{quote(order.namespace)}/{quote(named.name)}?mode={_mode(found)}")
+
+    def movers(self, order: MachineOrder, work: Path) -> JobMovers:
+        """Raises Invalid where no image is named for them."""
+        if not self._image:
+            remedy = f"Set {IMAGE} to the image of tranship that the cluster can pull."
+            raise Invalid("is not set: movers have no image to run", field=IMAGE, side=Side.TARGET, remedy=remedy)
+        return JobMovers(self._api, order, self._image)
 
     def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None:
         """What is not ours, or not there, is left as it is. Raises Busy while the machine may run."""

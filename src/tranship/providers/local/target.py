@@ -27,6 +27,7 @@ from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import MachineState, TargetSeen
 from tranship.providers.base import Identity
+from tranship.providers.host import HostMovers
 from tranship.providers.local import acceleration, firmware, qemu
 from tranship.providers.local.acceleration import Accelerator
 from tranship.providers.local.domain import domain_xml
@@ -147,6 +148,9 @@ class LocalTarget:
         if place is None:
             raise Broken(f"disk {disk!r} is not in the order of machine {order.name!r}")
         return DiskAddress(place.path.as_uri())
+
+    def movers(self, order: MachineOrder, work: Path) -> HostMovers:
+        return HostMovers(work)
 
     def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None:
         """What is not ours, or not there, is left as it is. Raises Busy while the machine runs."""

@@ -1,47 +1,32 @@
-"""Movers of one VM on this host: one process per disk and round, found again by their directories.
+"""Movers of a machine's disks on this host: one process per disk and round, found again by their directories.
 
     WORK/<disk>/state/      leaves and journal of the disk: outlive rounds
     WORK/<disk>/round-N/    one job: what it was told, how far it is, how it ended
     WORK/handle-N           what the source lends for round N, to be given back
 
-Called by effects.py. The mover itself knows nothing of rounds' meaning, plans or providers.
+Fulfils providers.base.Movers for targets whose disks are files of this host.
 """
 
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tranship.migration.seen import CopySeen, CopyState
+from tranship.migration.seen import CopySeen
 from tranship.providers.base import Reading
+from tranship.providers.copies import seen
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress
 
 STOP_DEADLINE = 20.0  # seconds that a mover has to close its journal
 
 
-class Movers:
+class HostMovers:
     def __init__(self, work: Path) -> None:
         self._work = work
 
     def look(self, disk: str, round_: int) -> CopySeen:
         report = channel.look(self._job(disk, round_))
-        return CopySeen(
-            CopyState(report.state.value),
-            total=report.total,
-            done=report.done,
-            copied=report.copied,
-            zeroed=report.zeroed,
-            areas=report.areas,
-            full=self._why_full(disk, round_),
-            rate=report.done / report.seconds if report.seconds else 0.0,
-            seconds=report.seconds,
-            digest=report.digest,
-            verified=report.verified,
-            released=not self.handle(round_),
-            reason=report.reason,
-            message=report.message,
-            suggestion=report.suggestion,
-            temporary=report.temporary,
-        )
+        return seen(report, full=self._why_full(disk, round_), released=not self.handle(round_))
 
     def start(
         self,
@@ -54,7 +39,6 @@ class Movers:
         point: str,
         verify: bool,
     ) -> None:
-        """point names what is read: a journal of another point is not resumed."""
         folder = self._job(disk, round_)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "full").write_text(source.full)
@@ -76,6 +60,12 @@ class Movers:
     def stop(self, disk: str, round_: int) -> None:
         channel.stop(self._job(disk, round_), STOP_DEADLINE)
         channel.scrub(self._job(disk, round_))
+
+    def end(self, disk: str, round_: int) -> None:
+        channel.scrub(self._job(disk, round_))
+
+    def forget(self) -> None:
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def handle(self, round_: int) -> str:
         path = self._handle(round_)

@@ -1,0 +1,474 @@
+"""Movers of a machine's disks as Jobs in the namespace of its claims. Fulfils providers.base.Movers; the pod's side of it is
+transfer/pod.py.
+
+    ConfigMap  <claim>-<key>        of a disk, over all its rounds; owned by the claim. journal: what is finished, as the pod
+                                    told it last, for the pod that comes after it; rounds: why full, and the last reports
+    Job        <claim>-<key>-r<N>   of a round. Made suspended, and let go when its Secret is there
+    Secret     of the same name     the job, with what is needed to read the source; owned by the Job
+    Secret     <machine>-<key>-h<N> the handle of what the source lends for a round
+
+Plain kinds, so a remote cluster needs nothing installed; a pod gets no right on the cluster at all. It is the Job that starts
+a lost pod again, whether or not a controller is there to see it. All of it bears the machine's label and goes with `forget`.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tranship.errors import AlreadyExists, Busy, NotFound, Side, TimedOut, TranshipError
+from tranship.migration.mapping import MachineOrder
+from tranship.migration.seen import CopySeen
+from tranship.providers.base import Reading
+from tranship.providers.copies import seen
+from tranship.providers.kubevirt.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, SECRET, Api, Object
+from tranship.providers.kubevirt.marks import foreign, is_ours, marked
+from tranship.resources.meta import Kind
+from tranship.transfer import channel
+from tranship.transfer.address import DiskAddress, Extent
+from tranship.transfer.channel import Report, State
+
+USER = 107  # qemu's, in KubeVirt and everywhere else
+MACHINE_LABEL = "tranship.io/machine"
+MOST_AREAS = 8000  # of a delta, in a Secret: 240 KiB of text at most
+KEPT_ROUNDS = 20  # whose reports are kept
+RETRIES = 6  # pods of one Job
+GRACE = 20  # seconds that a mover gets to close its journal
+START_DEADLINE = 300.0  # seconds from the Job's start to a pod that runs
+STOP_DEADLINE = 60.0
+AWAY = 60  # seconds that a pod waits for a node that does not answer
+POLL = 0.2
+
+
+class JobMovers:
+    """image: the container image of tranship."""
+
+    def __init__(self, api: Api, order: MachineOrder, image: str) -> None:
+        self._api, self._order, self._image = api, order, image
+
+    # -- what is there
+
+    def look(self, disk: str, round_: int) -> CopySeen:
+        """What a pod told since the last look is kept, for the pod that comes after it."""
+        memory = self._api.find(CONFIG_MAP, self._name(disk), self._order.namespace)
+        round_memory = _rounds(memory).get(str(round_))
+        released = not self.handle(round_)
+        if memory is None or round_memory is None:
+            return seen(Report(State.ABSENT), full="", released=released)
+        full = str(round_memory.get("full", ""))
+        if "report" in round_memory:
+            return seen(_report(round_memory["report"]), full=full, released=released)
+        return seen(self._ask(memory, disk, round_), full=full, released=released)
+
+    def _ask(self, memory: Object, disk: str, round_: int) -> Report:
+        job = self._job(disk, round_)
+        if job is None or job["metadata"].get("deletionTimestamp"):
+            return Report(State.LOST)
+        if job["spec"].get("suspend"):
+            return Report(State.ABSENT)
+        pod = self._pod(job)
+        word = _last_word(pod)
+        if pod is not None and word.get("state") == State.DONE.value:
+            told = _said(self._api.log(pod, 1))
+            self._remember(memory, round_, told, report=word)
+            return _report(word)
+        if _ended(job):
+            return _report(word) if word.get("state") == State.FAILED.value else _lost(job, pod)
+        if pod is None or not _started(pod):
+            return self._waiting(job, pod)
+        with suppress(TranshipError):  # a node that does not answer for a while: the copy goes on
+            told = _said(self._api.log(pod, 1))
+            self._remember(memory, round_, told)
+            return _report({**told, "state": State.RUNNING.value})
+        return Report(State.RUNNING)
+
+    def _remember(self, memory: Object, round_: int, told: Object, report: Object | None = None) -> None:
+        data: dict[str, str] = {}
+        if journal := told.get("journal"):
+            data["journal"] = json.dumps(journal)
+        if report is not None:
+            rounds = _rounds(memory)
+            rounds[str(round_)]["report"] = report
+            data["rounds"] = _packed(rounds)
+        if any((memory.get("data") or {}).get(name) != text for name, text in data.items()):
+            self._api.patch(CONFIG_MAP, memory, {"data": data})
+
+    def _waiting(self, job: Object, pod: Object | None) -> Report:
+        """No mover runs yet. After a while somebody has to do something about it."""
+        why = _why_not(pod) or self._events(pod or job)
+        began = _time(job.get("status", {}).get("startTime"))
+        if began is None or (datetime.now(UTC) - began).total_seconds() < START_DEADLINE:
+            return Report(State.RUNNING, phase="waiting", message=why)
+        return Report(
+            State.FAILED,
+            reason="MoverNotStarted",
+            message=f"no pod of {_called(job)} ran within {START_DEADLINE:.0f} s: {why or 'no reason is given'}",
+            temporary=True,
+            suggestion=f"See: kubectl describe job,pod,pvc -n {self._order.namespace}",
+            side=Side.TARGET.value,
+        )
+
+    def _events(self, obj: Object) -> str:
+        """The last complaint about it."""
+        uid = obj["metadata"]["uid"]
+        events = [
+            one
+            for one in self._api.list(EVENT, self._order.namespace)
+            if one["involvedObject"].get("uid") == uid and one.get("type") == "Warning"
+        ]
+        latest = max(events, key=lambda one: one.get("lastTimestamp") or "", default=None)
+        return str(latest.get("message", ""))[:500] if latest else ""
+
+    # -- start and end
+
+    def start(
+        self, disk: str, round_: int, *, source: Reading, target: DiskAddress, size: int, point: str, verify: bool
+    ) -> None:
+        claim = self._api.get(CLAIM, _claim_of(target), self._order.namespace)
+        memory = self._memory(disk, claim)
+        rounds = _rounds(memory)
+        if "report" in rounds.get(str(round_), {}):
+            return
+        job = self._job(disk, round_)
+        if job is not None and _ended(job):
+            self._remove(job)
+            job = None
+        if job is not None and not job["spec"].get("suspend"):
+            return
+        rounds[str(round_)] = {"full": source.full}
+        self._api.patch(CONFIG_MAP, memory, {"data": {"rounds": _packed(rounds)}})
+        task = channel.Job(
+            disk=disk,
+            source=source.address,
+            target=target,
+            size=size,
+            round=str(round_),
+            point=point,
+            state=_NOWHERE,
+            base=str(round_ - 1) if source.delta else None,
+            changed=None if source.changed is None else coarse(source.changed, MOST_AREAS),
+            verify=verify,
+            along=True,
+            identity=f"claim {claim['metadata']['uid']}",
+        )
+        if job is None:
+            job = self._api.create(JOB, self._manifest(disk, round_, claim))
+        self._tell(job, task)
+        self._api.patch(JOB, job, {"spec": {"suspend": False}})
+
+    def _memory(self, disk: str, claim: Object) -> Object:
+        """The disk's ConfigMap, made if it is not there."""
+        name = self._name(disk)
+        found = self._api.find(CONFIG_MAP, name, self._order.namespace)
+        if found is None:
+            metadata = {**self._marked(name), "ownerReferences": [_owner(CLAIM, claim)]}
+            found = self._api.create(CONFIG_MAP, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+        self._refuse_foreign(found, CONFIG_MAP)
+        return found
+
+    def _tell(self, job: Object, task: channel.Job) -> None:
+        """The Secret: one that an earlier try left holds an older ticket."""
+        name = job["metadata"]["name"]
+        told = {"job.json": json.dumps(channel.told(task))}
+        if task.changed is not None:
+            told["changed"] = "".join(channel.listed(task.changed))
+        metadata = {**self._marked(name), "ownerReferences": [_owner(JOB, job)]}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": told}
+        old = self._api.find(SECRET, name, self._order.namespace)
+        if old is not None:
+            self._refuse_foreign(old, SECRET)
+            self._api.delete(SECRET, old)
+        self._api.create(SECRET, secret)
+
+    def stop(self, disk: str, round_: int) -> None:
+        job = self._job(disk, round_)
+        if job is not None:
+            self._remove(job)
+
+    def end(self, disk: str, round_: int) -> None:
+        job = self._job(disk, round_)
+        if job is not None:
+            self._api.delete(JOB, job)
+
+    def _remove(self, job: Object) -> None:
+        """And wait until none of its pods is left: two movers on one volume would be the end of it."""
+        self._api.delete(JOB, job)
+        until = time.monotonic() + STOP_DEADLINE
+        name, namespace = job["metadata"]["name"], self._order.namespace
+        while self._pods(job) or self._api.find(JOB, name, namespace):
+            if time.monotonic() > until:
+                raise TimedOut(
+                    what=f"the end of {_called(job)}",
+                    seconds=STOP_DEADLINE,
+                    side=Side.TARGET,
+                    remedy=f"See: kubectl get pod -n {namespace} -l {_JOB_NAME}={name} -o wide; is its node alive?",
+                )
+            time.sleep(POLL)
+
+    # -- what the source lends
+
+    def handle(self, round_: int) -> str:
+        found = self._api.find(SECRET, self._handle(round_), self._order.namespace)
+        if found is None or not is_ours(self._order, found):
+            return ""
+        return base64.b64decode((found.get("data") or {}).get("handle", "")).decode()
+
+    def remember_handle(self, round_: int, handle: str) -> None:
+        if not handle:
+            return
+        metadata = self._marked(self._handle(round_))
+        made = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"handle": handle}}
+        try:
+            self._api.create(SECRET, made)
+        except AlreadyExists:
+            found = self._api.get(SECRET, metadata["name"], self._order.namespace)
+            self._refuse_foreign(found, SECRET)
+            self._api.patch(SECRET, found, {"stringData": {"handle": handle}})
+
+    def forget_handle(self, round_: int) -> None:
+        found = self._api.find(SECRET, self._handle(round_), self._order.namespace)
+        if found is not None and is_ours(self._order, found):
+            self._api.delete(SECRET, found)
+
+    def forget(self) -> None:
+        with suppress(NotFound):  # the namespace is gone, and all with it
+            for kind in (JOB, SECRET, CONFIG_MAP):
+                for found in self._api.list(kind, self._order.namespace, f"{MACHINE_LABEL}={self._key('')}"):
+                    if is_ours(self._order, found):
+                        self._api.delete(kind, found)
+
+    # -- objects
+
+    def _job(self, disk: str, round_: int) -> Object | None:
+        found = self._api.find(JOB, f"{self._name(disk)}-r{round_}", self._order.namespace)
+        if found is not None:
+            self._refuse_foreign(found, JOB)
+        return found
+
+    def _pods(self, job: Object) -> list[Object]:
+        uid = job["metadata"]["uid"]
+        label = f"batch.kubernetes.io/controller-uid={uid}"
+        return sorted(
+            self._api.list(POD, self._order.namespace, label), key=lambda one: one["metadata"]["creationTimestamp"]
+        )
+
+    def _pod(self, job: Object) -> Object | None:
+        return next(iter(self._pods(job)[::-1]), None)
+
+    def _manifest(self, disk: str, round_: int, claim: Object) -> Object:
+        name = f"{self._name(disk)}-r{round_}"
+        metadata = self._marked(name)
+        metadata["annotations"] |= {"tranship.io/disk": disk, "tranship.io/round": str(round_)}
+        pod_labels = dict(metadata["labels"])
+        spec = _pod_spec(self._image, claim, secret=name, journal=self._name(disk))
+        failures = [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {"action": "FailJob", "onExitCodes": {"containerName": "mover", "operator": "In", "values": [1]}},
+        ]
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": {
+                "suspend": True,
+                "backoffLimit": RETRIES,
+                "podFailurePolicy": {"rules": failures},
+                "template": {"metadata": {"labels": pod_labels}, "spec": spec},
+            },
+        }
+
+    def _marked(self, name: str) -> Object:
+        labels = {key: self._order.labels[key] for key in ("plan", "vmID", "migration") if key in self._order.labels}
+        return marked(self._order, name, labels={**labels, MACHINE_LABEL: self._key("")})
+
+    def _refuse_foreign(self, found: Object, kind: Kind) -> None:
+        if other := foreign(self._order, found, kind.kind):
+            raise AlreadyExists(f": {other}", what=kind.kind, name=found["metadata"]["name"], side=Side.TARGET)
+        if kind is not JOB and found["metadata"].get("deletionTimestamp"):
+            name = found["metadata"]["name"]
+            raise Busy("it is being deleted", what=f"{kind.kind} {name}", fault="Terminating", side=Side.TARGET)
+
+    def _key(self, disk: str) -> str:
+        return hashlib.sha256(f"{self._order.owner}\0{disk}".encode()).hexdigest()[:10]
+
+    def _name(self, disk: str) -> str:
+        claim = next(one.name for one in self._order.disks if one.source == disk)
+        return f"{_label(claim)}-{self._key(disk)}"
+
+    def _handle(self, round_: int) -> str:
+        return f"{_label(self._order.name)}-{self._key('')}-h{round_}"
+
+
+def coarse(areas: tuple[Extent, ...], most: int) -> tuple[Extent, ...]:
+    """At most so many areas that cover the given ones: the smallest gaps are read as well."""
+    areas = tuple(sorted(areas))
+    if len(areas) <= most:
+        return areas
+    gaps = sorted(range(1, len(areas)), key=lambda at: areas[at].start - areas[at - 1].end)
+    cuts = sorted(gaps[len(areas) - most :])
+    begins, ends = [0, *cuts], [*cuts, len(areas)]
+    return tuple(
+        Extent(areas[first].start, max(one.end for one in areas[first:last]) - areas[first].start)
+        for first, last in zip(begins, ends, strict=True)
+    )
+
+
+# --- the pod -------------------------------------------------------------------------------------------------------------
+
+
+def _pod_spec(image: str, claim: Object, *, secret: str, journal: str) -> Object:
+    """Fits Pod Security "restricted"."""
+    block = claim["spec"].get("volumeMode") == "Block"
+    container: Object = {
+        "name": "mover",
+        "image": image,
+        "command": ["python3", "-m", "tranship.transfer.pod"],
+        "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "job", "mountPath": "/job", "readOnly": True},
+            {"name": "journal", "mountPath": "/journal", "readOnly": True},
+            {"name": "work", "mountPath": "/work"},
+        ],
+    }
+    if block:
+        container["volumeDevices"] = [{"name": "disk", "devicePath": "/disk"}]
+    else:
+        container["volumeMounts"].append({"name": "disk", "mountPath": "/disk"})
+    away = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": AWAY}
+    return {
+        "restartPolicy": "Never",  # what a pod's exit code means is for the Job to judge
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [{"key": f"node.kubernetes.io/{what}", **away} for what in ("not-ready", "unreachable")],
+        "containers": [container],
+        "volumes": [
+            {"name": "job", "secret": {"secretName": secret, "defaultMode": 0o440}},
+            {"name": "journal", "configMap": {"name": journal, "optional": True}},
+            {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "768Mi"}},
+            {"name": "disk", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}},
+        ],
+    }
+
+
+# --- what objects say ----------------------------------------------------------------------------------------------------
+
+_JOB_NAME = "batch.kubernetes.io/job-name"
+_NOWHERE = Path("/work/state")
+
+
+def _report(told: Mapping[str, Any]) -> Report:
+    return channel.report(State(told["state"]), told)
+
+
+def _said(log: str) -> Object:
+    """The last line that a pod's mover told."""
+    for line in reversed(log.splitlines()):
+        with suppress(ValueError):
+            told = json.loads(line)
+            if isinstance(told, dict) and "state" in told:
+                return told
+    return {}
+
+
+def _last_word(pod: Object | None) -> Object:
+    for container in (pod or {}).get("status", {}).get("containerStatuses") or ():
+        with suppress(ValueError, KeyError):
+            told = json.loads(container["state"]["terminated"]["message"])
+            if isinstance(told, dict):
+                return told
+    return {}
+
+
+def _lost(job: Object, pod: Object | None) -> Report:
+    """The Job is over, and no mover said why."""
+    ends = [
+        f"{end.get('reason', '')} (exit code {end.get('exitCode')})"
+        for one in (pod or {}).get("status", {}).get("containerStatuses") or ()
+        if (end := one.get("state", {}).get("terminated"))
+    ]
+    said = "; ".join(one.get("message", "") for one in job.get("status", {}).get("conditions") or ())
+    return Report(
+        State.FAILED,
+        reason="MoverLost",
+        message=f"{_called(job)} ended without a word: {', '.join(ends) or said or 'its pod is gone'}",
+        temporary=True,
+        suggestion="Nothing that was finished is lost: the next try goes on from there.",
+        side=Side.TARGET.value,
+    )
+
+
+def _ended(job: Object) -> str:
+    conditions = job.get("status", {}).get("conditions") or ()
+    return next(
+        (one["type"] for one in conditions if one["type"] in ("Complete", "Failed") and one["status"] == "True"), ""
+    )
+
+
+def _started(pod: Object) -> bool:
+    return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
+
+
+def _why_not(pod: Object | None) -> str:
+    """Why a pod does not run yet, as the scheduler or the node says."""
+    status = (pod or {}).get("status", {})
+    for one in status.get("containerStatuses") or ():
+        waits = one.get("state", {}).get("waiting", {})
+        if waits.get("message"):
+            return f"{waits.get('reason')}: {waits['message']}"[:500]
+    for one in status.get("conditions") or ():
+        if one["type"] == "PodScheduled" and one["status"] == "False":
+            return f"{one.get('reason')}: {one.get('message', '')}"[:500]
+    return ""
+
+
+def _rounds(memory: Object | None) -> dict[str, Object]:
+    rounds: dict[str, Object] = json.loads(((memory or {}).get("data") or {}).get("rounds", "{}"))
+    return rounds
+
+
+def _packed(rounds: Mapping[str, Object]) -> str:
+    return json.dumps({number: rounds[number] for number in sorted(rounds, key=int)[-KEPT_ROUNDS:]})
+
+
+def _owner(kind: Kind, obj: Object) -> Object:
+    meta = obj["metadata"]
+    version = f"{kind.group}/{kind.version}" if kind.group else kind.version
+    return {"apiVersion": version, "kind": kind.kind, "name": meta["name"], "uid": meta["uid"]}
+
+
+def _claim_of(address: DiskAddress) -> str:
+    return unquote(urlsplit(address.url).path.strip("/"))
+
+
+def _called(job: Object) -> str:
+    return f"job {job['metadata']['namespace']}/{job['metadata']['name']}"
+
+
+def _label(name: str) -> str:
+    """The beginning of a DNS label."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:36].strip("-") or "disk"
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,178 @@
+"""A genuine Kubernetes control plane on this machine: etcd, API server, controller manager and scheduler, built from their Go
+modules once into the user's cache.
+
+    python tests/cluster/control_plane.py            builds the programs and prints where they are
+    python tests/cluster/control_plane.py run        runs a control plane until Ctrl-C and prints its kubeconfig
+
+Tests load it with runpy. All ports are free ones of 127.0.0.1; whatever runs ends with the thread that started it.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+import yaml
+
+GO = Path(__file__).parent / "go"
+KUBERNETES = "1.34.4"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+BUILD_SECONDS = 2400
+TOKEN = "the-administrator-of-a-test"
+BEFORE, AFTER = 90.0, 20.0  # seconds to become ready, and to end
+
+
+class Unavailable(Exception):
+    """It cannot be built here; the text says why."""
+
+
+def programs() -> Path:
+    """The folder with the programs, built when sources or versions changed. Raises Unavailable without Go."""
+    mark = hashlib.sha256()
+    for path in sorted(GO.rglob("*.*")):
+        mark.update(path.read_bytes())
+    base = Path(os.environ.get("TRANSHIP_CACHE") or Path.home() / ".cache" / "tranship")
+    made = base / f"cluster-{mark.hexdigest()[:12]}"
+    if not made.exists():
+        if shutil.which("go") is None:
+            raise Unavailable("Go is not installed")
+        base.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix="cluster-draft-", dir=base))
+        _build("etcd", draft, ["./cmd/etcd"])
+        _build("kubernetes", draft, [f"./cmd/{name}" for name in PROGRAMS])
+        draft.chmod(0o755)
+        draft.rename(made)
+    return made
+
+
+def _build(module: str, into: Path, packages: list[str]) -> None:
+    major, minor, _ = KUBERNETES.split(".")
+    version = "k8s.io/component-base/version"
+    told = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s -w", *(f"-X {version}.{name}={value}" for name, value in told.items())])
+    argv = ["go", "build", "-trimpath", "-ldflags", flags, "-o", f"{into}/", *packages]
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    done = subprocess.run(argv, cwd=GO / module, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    if done.returncode:
+        raise Unavailable(f"go build of {module} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+class ControlPlane:
+    """One control plane in a folder. kubeconfig: of its administrator, for kubectl."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.etcd_port, self.peer_port, self.port = (_free_port() for _ in range(3))
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.kubeconfig = folder / "kubeconfig"
+        self.ca = folder / "certs" / "apiserver.crt"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = ["openssl", "genrsa", "-out", str(self.folder / "accounts.key"), "2048"]
+        subprocess.run(key, check=True, capture_output=True, timeout=60)
+        (self.folder / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        cluster = {"server": self.url, "certificate-authority": str(self.ca)}
+        configuration = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        }
+        self.kubeconfig.write_text(yaml.safe_dump(configuration))
+        self._start_etcd()
+        self.start_api_server()
+        self._start_managers()
+
+    def stop(self) -> None:
+        for name in reversed(list(self._running)):
+            self._end(name, signal.SIGTERM)
+
+    def kill_api_server(self) -> None:
+        self._end("kube-apiserver", signal.SIGKILL)
+
+    def start_api_server(self) -> None:
+        """And wait until it is ready."""
+        accounts = str(self.folder / "accounts.key")
+        self._run(
+            "kube-apiserver",
+            *("--etcd-servers", f"http://127.0.0.1:{self.etcd_port}"),
+            *("--bind-address", "127.0.0.1", "--secure-port", str(self.port), "--cert-dir", str(self.ca.parent)),
+            *("--service-cluster-ip-range", "10.96.0.0/24", "--allow-privileged"),
+            *("--service-account-issuer", self.url, "--api-audiences", self.url),
+            *("--service-account-key-file", accounts, "--service-account-signing-key-file", accounts),
+            *("--authorization-mode", "Node,RBAC", "--token-auth-file", str(self.folder / "tokens.csv")),
+        )
+        until = time.monotonic() + BEFORE
+        while not self._ready():
+            if time.monotonic() > until or self._running["kube-apiserver"].poll() is not None:
+                raise TimeoutError((self.folder / "kube-apiserver.log").read_text(errors="replace")[-2000:])
+            time.sleep(0.1)
+
+    def _start_etcd(self) -> None:
+        clients, peers = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))
+        self._run(
+            "etcd",
+            *("--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync", "--initial-cluster", f"default={peers}"),
+            *("--listen-client-urls", clients, "--advertise-client-urls", clients),
+            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
+        )
+
+    def _start_managers(self) -> None:
+        common = ["--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0"]
+        accounts = ["--service-account-private-key-file", str(self.folder / "accounts.key")]
+        trust = ["--root-ca-file", str(self.ca), "--use-service-account-credentials"]
+        self._run("kube-controller-manager", *common, *accounts, *trust)
+        self._run("kube-scheduler", *common)
+
+    def _ready(self) -> bool:
+        try:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            trust = ssl.create_default_context(cafile=self.ca)
+            return httpx2.get(f"{self.url}/readyz", headers=headers, verify=trust, timeout=5).status_code == 200
+        except (httpx2.HTTPError, OSError):
+            return False
+
+    def _run(self, program: str, *arguments: str) -> None:
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", str(programs() / program), *arguments]
+        with (self.folder / f"{program}.log").open("ab") as log:
+            self._running[program] = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _end(self, program: str, number: int) -> None:
+        process = self._running.pop(program)
+        process.send_signal(number)
+        try:
+            process.wait(AFTER)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(AFTER)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    print(programs())
+    if sys.argv[1:] == ["run"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            plane = ControlPlane(Path(scratch))
+            plane.start()
+            print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
+            try:
+                signal.pause()
+            except KeyboardInterrupt:
+                plane.stop()
