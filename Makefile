@@ -3,10 +3,10 @@ BIN := .venv/bin
 # What tests fetch and build once; never inside the checkout.
 export TRANSHIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tranship
 
-.PHONY: help setup demo check unit test bench format lock clean
+.PHONY: help setup demo check unit test bench cluster e2e-cluster image format lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup:  ## install the product into .venv
 	@scripts/setup run
@@ -30,6 +30,18 @@ unit:  ## the quick tests only
 bench:  ## measure the copy engine against nbdcopy, qemu-img and oVirt's client
 	@scripts/setup test
 	@missed=0; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || missed=1; done; exit $$missed
+
+cluster:  ## run a genuine Kubernetes cluster of one node, until Ctrl-C
+	@scripts/setup test
+	@$(BIN)/python tests/cluster/node.py
+
+e2e-cluster:  ## the tests that need that cluster
+	@scripts/setup test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/cluster $(ARGS)
+
+image:  ## make dist/tranship-image.tar, an OCI archive
+	@scripts/setup run
+	@$(BIN)/python scripts/image
 
 format:  ## rewrite the sources as ruff wants them
 	@scripts/setup check

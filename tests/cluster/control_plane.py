@@ -2,7 +2,6 @@
 modules once into the user's cache.
 
     python tests/cluster/control_plane.py            builds the programs and prints where they are
-    python tests/cluster/control_plane.py run        runs a control plane until Ctrl-C and prints its kubeconfig
 
 Tests load it with runpy. All ports are free ones of 127.0.0.1; whatever runs ends with the thread that started it.
 """
@@ -95,6 +94,16 @@ class ControlPlane:
         self.start_api_server()
         self._start_managers()
 
+    @property
+    def programs(self) -> Path:
+        return programs()
+
+    def kubectl(self, *words: str) -> str:
+        """Its output; "" when it complains."""
+        kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+        argv = [str(kubectl), "--kubeconfig", str(self.kubeconfig), "--request-timeout=20s", *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
+
     def stop(self) -> None:
         for name in reversed(list(self._running)):
             self._end(name, signal.SIGTERM)
@@ -167,12 +176,3 @@ def _free_port() -> int:
 
 if __name__ == "__main__":
     print(programs())
-    if sys.argv[1:] == ["run"]:
-        with tempfile.TemporaryDirectory() as scratch:
-            plane = ControlPlane(Path(scratch))
-            plane.start()
-            print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
-            try:
-                signal.pause()
-            except KeyboardInterrupt:
-                plane.stop()

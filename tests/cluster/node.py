@@ -1,0 +1,250 @@
+"""A genuine node beside the control plane: containerd, runc, a CNI bridge and the kubelet, as root, on this machine.
+
+Everything lives in one short directory below /run and ends with `stop`; names and addresses are of its own, so that several
+checkouts can run at a time. `python tests/cluster/node.py` runs plane and node until Ctrl-C. Pods reach this machine at `Node.address`, and images come from archives: there is no registry.
+"""
+
+import json
+import os
+import runpy
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+BEFORE, AFTER = 90.0, 30.0
+CNI = ("/usr/lib/cni", "/usr/libexec/cni")
+PAUSE = "localhost/pause:1"
+
+
+class Node:
+    """plane: a started ControlPlane."""
+
+    name = "node"
+
+    def __init__(self, plane: Any) -> None:
+        self._plane = plane
+        self.folder = Path(tempfile.mkdtemp(prefix="tranship-node-", dir="/run"))
+        self._bridge = f"trn{secrets.token_hex(4)}"
+        self._subnet = f"10.{100 + secrets.randbelow(100)}.{secrets.randbelow(255)}"
+        self.address = f"{self._subnet}.1"
+        self._socket = self.folder / "containerd.sock"
+        self._port = _free_port()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """And wait until it is ready."""
+        self._make_network()
+        self._start_containerd()
+        self._load_pause()
+        self.start_kubelet()
+        self._wait("the node to be ready", self._ready)
+
+    def stop(self) -> None:
+        for name in ("kubelet", "containerd"):
+            self._end(name, signal.SIGTERM)
+        self._kill_containers()
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            place = line.split()[1]
+            if place.startswith(str(self.folder)):
+                subprocess.run(["umount", "-l", place], timeout=30, check=False)
+        subprocess.run(["ip", "link", "delete", self._bridge], timeout=30, check=False, capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def load_image(self, archive: Path) -> None:
+        self._ctr("images", "import", str(archive))
+
+    def kill_kubelet(self) -> None:
+        self._end("kubelet", signal.SIGKILL)
+
+    def start_kubelet(self) -> None:
+        configuration = {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "address": self.address,
+            "port": self._port,
+            "healthzPort": 0,
+            "readOnlyPort": 0,
+            "cgroupDriver": "cgroupfs",
+            "cgroupsPerQOS": False,
+            "enforceNodeAllocatable": [],
+            "failSwapOn": False,
+            "failCgroupV1": False,
+            "localStorageCapacityIsolation": False,
+            "makeIPTablesUtilChains": False,
+            "containerRuntimeEndpoint": f"unix://{self._socket}",
+            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "imageGCHighThresholdPercent": 100,
+            "resolvConf": "/dev/null",
+            "syncFrequency": "1s",
+            "fileCheckFrequency": "1s",
+        }
+        path = self.folder / "kubelet.yaml"
+        path.write_text(yaml.safe_dump(configuration))
+        self._run(
+            "kubelet",
+            str(self._plane.programs / "kubelet"),
+            *("--config", str(path), "--kubeconfig", str(self._plane.kubeconfig), "--root-dir", str(self.folder / "k")),
+            *("--cert-dir", str(self.folder / "certs"), "--hostname-override", self.name, "--node-ip", self.address),
+        )
+
+    def _make_network(self) -> None:
+        for words in (
+            ["link", "add", self._bridge, "type", "bridge"],
+            ["address", "add", f"{self.address}/24", "dev", self._bridge],
+            ["link", "set", self._bridge, "up"],
+        ):
+            subprocess.run(["ip", *words], check=True, timeout=30, capture_output=True)
+        bridge = {
+            "type": "bridge",
+            "bridge": self._bridge,
+            "isGateway": True,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": str(self.folder / "ipam"),
+                "ranges": [[{"subnet": f"{self._subnet}.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+        folder = self.folder / "cni"
+        folder.mkdir()
+        listing = {"cniVersion": "0.4.0", "name": "tests", "plugins": [bridge]}
+        (folder / "10-tests.conflist").write_text(json.dumps(listing))
+
+    def _start_containerd(self) -> None:
+        plugins = next(place for place in CNI if Path(place).is_dir())
+        path = self.folder / "containerd.toml"
+        path.write_text(f"""
+version = 2
+root = "{self.folder}/c/root"
+state = "{self.folder}/c/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+address = "{self._socket}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{self.folder}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+restrict_oom_score_adj = true
+disable_apparmor = true
+device_ownership_from_security_context = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{plugins}"
+conf_dir = "{self.folder}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "{self._snapshotter()}"
+""")
+        self._run("containerd", "containerd", "--config", str(path))
+        self._wait("containerd", lambda: self._socket.exists() and self._ctr("version", fails=True))
+
+    def _snapshotter(self) -> str:
+        """Overlay does not lie on every file system: in a container that is one itself, files are copied."""
+        lower, upper, work, there = (self.folder / "try" / name for name in ("lower", "upper", "work", "there"))
+        for one in (lower, upper, work, there):
+            one.mkdir(parents=True)
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(there)]
+        works = subprocess.run(argv, timeout=30, check=False, capture_output=True).returncode == 0
+        if works:
+            subprocess.run(["umount", str(there)], timeout=30, check=True)
+        return "overlayfs" if works else "native"
+
+    def _load_pause(self) -> None:
+        program, archive = self.folder / "pause", self.folder / "pause.tar"
+        compile_ = ["gcc", "-O2", "-static", "-o", str(program), str(HERE / "pause.c")]
+        subprocess.run(compile_, check=True, timeout=120, capture_output=True)
+        image = runpy.run_path(str(HERE.parent.parent / "scripts" / "image"))
+        image["archive"](archive, f"{PAUSE}", [("pause", program)], ["/pause"])
+        self.load_image(archive)
+
+    def _ready(self) -> bool:
+        argv = ["kubectl", "get", "node", self.name, "-o", "json"]
+        told = json.loads(self._plane.kubectl(*argv[1:]) or "{}")
+        conditions = told.get("status", {}).get("conditions", ())
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    def _ctr(self, *words: str, fails: bool = False) -> bool:
+        argv = ["ctr", "--address", str(self._socket), "-n", "k8s.io", *words]
+        return subprocess.run(argv, timeout=120, check=not fails, capture_output=True).returncode == 0
+
+    def _kill_containers(self) -> None:
+        """Their shims outlive containerd; each is a process that names our folder."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                    if "containerd-shim" in line and str(self.folder) in line:
+                        for child in _children(int(entry.name)):
+                            os.kill(child, signal.SIGKILL)
+                        os.kill(int(entry.name), signal.SIGKILL)
+                except OSError:
+                    continue
+
+    def _run(self, name: str, *argv: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _wait(self, what: str, holds: Any) -> None:
+        until = time.monotonic() + BEFORE
+        while not holds():
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    text = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {text}")
+            if time.monotonic() > until:
+                raise TimeoutError(f"waiting for {what}; see {self.folder}")
+            time.sleep(0.2)
+
+    def _end(self, name: str, number: int) -> None:
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(AFTER)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(AFTER)
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(one) for one in text.split()]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _by_hand() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        plane = runpy.run_path(str(HERE / "control_plane.py"))["ControlPlane"](Path(scratch))
+        plane.start()
+        node = Node(plane)
+        try:
+            node.start()
+            print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
+            signal.pause()
+        except KeyboardInterrupt:
+            print("ending")
+        finally:
+            node.stop()
+            plane.stop()
+
+
+if __name__ == "__main__":
+    _by_hand()
