@@ -1,7 +1,8 @@
 """A genuine node beside the control plane: containerd, runc, a CNI bridge and the kubelet, as root, on this machine.
 
 Everything lives in one short directory below /run and ends with `stop`; names and addresses are of its own, so that several
-checkouts can run at a time. `python tests/cluster/node.py` runs plane and node until Ctrl-C. Pods reach this machine at `Node.address`, and images come from archives: there is no registry.
+checkouts can run at a time. `python tests/cluster/node.py` runs plane and node until Ctrl-C. Pods reach this machine at
+`Node.address`, and images come from archives: there is no registry.
 """
 
 import json
