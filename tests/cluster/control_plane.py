@@ -121,6 +121,7 @@ class ControlPlane:
             *("--service-cluster-ip-range", "10.96.0.0/24", "--allow-privileged"),
             *("--service-account-issuer", self.url, "--api-audiences", self.url),
             *("--service-account-key-file", accounts, "--service-account-signing-key-file", accounts),
+            *("--kubelet-preferred-address-types", "InternalIP"),
             *("--authorization-mode", "Node,RBAC", "--token-auth-file", str(self.folder / "tokens.csv")),
         )
         until = time.monotonic() + BEFORE

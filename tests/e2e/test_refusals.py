@@ -215,15 +215,6 @@ def test_a_plan_without_its_map(site: Any) -> None:
     asyncio.run(refused(site, vm, documents, "NotValid", "spec.map.network", "nowhere"))
 
 
-def test_a_cluster_that_no_mover_can_write_to(site: Any) -> None:
-    vm = site.add_vm("refused-cluster", MIB, running=True)
-    documents = site.providers(vddk=True)
-    target = next(one for one in documents if one["kind"] == "Provider" and one["spec"]["type"] == "local")
-    target["spec"]["type"] = "openshift"
-    plan = site.plan(vm, warm=False)
-    asyncio.run(refused(site, vm, [*documents, plan], "NotValid", "openshift", "movers"))
-
-
 @pytest.mark.parametrize("wrong", ["missing", "empty"])
 def test_a_directory_without_vddk(site: Any, wrong: str) -> None:
     vm = site.add_vm(f"refused-vddk-{wrong}", MIB, running=True, cbt=True)

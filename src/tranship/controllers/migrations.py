@@ -19,7 +19,7 @@ from tranship.controllers.effects import Effects
 from tranship.controllers.manager import Key, key_of
 from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
-from tranship.controllers.resolve import Route, route, settings_of
+from tranship.controllers.resolve import Route, route, settings_of, ways_of
 from tranship.controllers.walker import Orders, Walker
 from tranship.errors import NotFound, TranshipError
 from tranship.inventory.vm import VM
@@ -176,7 +176,7 @@ class MigrationController:
         earlier = plan.status.migration.vm(vm.id)
         if earlier is not None and earlier.outcome == "succeeded":
             return earlier
-        ways = {way.disk: way for way in await asyncio.to_thread(leads.source.ways, vm, warm=plan.warm)}
+        ways = {way.disk: way for way in await ways_of(leads, vm, warm=plan.warm)}
         maps = leads.networks.spec, leads.storages.spec
         made = order(plan, entry, vm, *maps, leads.source_estate, settings=settings, migration=migration.uid)
         disks = [

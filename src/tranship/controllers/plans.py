@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from tranship.controllers.manager import Key, key_of
 from tranship.controllers.providers import ProviderController
-from tranship.controllers.resolve import Route, route, settings_of
+from tranship.controllers.resolve import Route, route, settings_of, ways_of
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, Finding, check, orders
@@ -170,7 +170,7 @@ class PlanController:
         ways, no_way = {}, {}
         for vm in vms:
             try:
-                ways[vm.id] = await asyncio.to_thread(leads.source.ways, vm, warm=plan.warm)
+                ways[vm.id] = await ways_of(leads, vm, warm=plan.warm)
             except TranshipError as error:
                 no_way[vm.id] = (f"{vm.name}: {error}", error.suggestion)
         return ways, no_way

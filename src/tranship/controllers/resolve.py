@@ -6,15 +6,14 @@ from os import environ
 
 from tranship.controllers.manager import Key
 from tranship.controllers.providers import Connection, ProviderController
-from tranship.errors import Busy, Invalid, NotFound, NotReady, TranshipError, Unsupported
+from tranship.errors import Busy, Invalid, NotFound, NotReady, Side, TranshipError, Unsupported
 from tranship.inventory.estate import Estate, find
 from tranship.inventory.vm import VM
-from tranship.providers.base import Source, Target
+from tranship.providers.base import DiskWay, Source, Target
 from tranship.resources.controller import ForkliftController, Settings
 from tranship.resources.meta import FORKLIFT_CONTROLLER, NETWORK_MAP, PROVIDER, STORAGE_MAP, Kind, ObjectReference
 from tranship.resources.networkmap import NetworkMap
 from tranship.resources.plan import Plan
-from tranship.resources.provider import OPENSHIFT, Provider
 from tranship.resources.storagemap import StorageMap
 from tranship.resources.vm import PlanVM
 from tranship.store.base import Object, Store
@@ -38,9 +37,8 @@ class Route:
 
 async def route(store: Store, providers: ProviderController, plan: Plan) -> Route:
     """Raises Invalid with the field that leads nowhere, NotReady with what is wrong with a provider, Busy while one is being
-    opened, and Unsupported for a target that no mover can write to."""
+    opened."""
     spec, namespace = plan.spec, plan.namespace
-    await _refuse_cluster(store, spec.provider.destination, namespace)
     source = await _side(store, providers, spec.provider.source, namespace, "spec.provider.source")
     target = await _side(store, providers, spec.provider.destination, namespace, "spec.provider.destination")
     if source.source is None:
@@ -64,22 +62,24 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
     )
 
 
+async def ways_of(leads: Route, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
+    """By which way each disk's bytes will come. Raises Unsupported when a disk has none, or one that movers cannot go."""
+    ways = await asyncio.to_thread(leads.source.ways, vm, warm=warm)
+    if not leads.target.on_this_host and any(way.library for way in ways):
+        raise Unsupported(
+            "movers in a cluster have no VDDK library yet",
+            what=f"reading VM {vm.name} by VDDK",
+            side=Side.SOURCE,
+            remedy="Take vddkDirectory out of the source provider's settings: disks are then read without it.",
+        )
+    return ways
+
+
 async def settings_of(store: Store) -> Settings:
     """What the installation's ForkliftController and the environment say now. Raises Invalid."""
     found = (await store.list(FORKLIFT_CONTROLLER)).items
     spec = ForkliftController.read(found[0]).spec if found else None
     return Settings.from_spec(spec, environ)
-
-
-async def _refuse_cluster(store: Store, ref: ObjectReference, namespace: str) -> None:
-    """Movers run on this host, where a cluster's volumes are out of reach: told before any source is touched."""
-    provider = Provider.read(await _object(store, PROVIDER, ref, namespace, "spec.provider.destination"))
-    if provider.spec.type == OPENSHIFT:
-        raise Unsupported(
-            "movers do not run in clusters yet",
-            what=f"copying into provider type {OPENSHIFT}",
-            remedy="Name a provider of type local.",
-        )
 
 
 async def _side(

@@ -59,8 +59,15 @@ def _usage(signs: bool) -> x509.KeyUsage:
     )
 
 
+def _called(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 def make_identity(directory: Path, host: str = "localhost") -> Identity:
-    """Writes ca.pem, server.pem and server.key (0600) into `directory`."""
+    """Writes ca.pem, server.pem and server.key (0600) into `directory`. host: a name or an address."""
     directory.mkdir(parents=True, exist_ok=True)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = _name("tranship lab CA")
@@ -70,15 +77,14 @@ def make_identity(directory: Path, host: str = "localhost") -> Identity:
         .add_extension(_usage(signs=True), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    names = [x509.DNSName(host), x509.DNSName("localhost")] if host != "localhost" else [x509.DNSName("localhost")]
-    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
+    hosts = dict.fromkeys((host, "localhost", "127.0.0.1", "::1"))
     certificate = (
         _builder(_name(host), issuer, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .add_extension(x509.SubjectAlternativeName([*names, *addresses]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_called(one) for one in hosts]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

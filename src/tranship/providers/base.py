@@ -33,11 +33,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class DiskWay:
-    """By which way a disk's bytes come (vddk, nfc, datastore, ...), and why that one: the user reads it."""
+    """By which way a disk's bytes come (vddk, nfc, datastore, ...), and why that one: the user reads it. library: movers
+    need one for it that is not ours."""
 
     disk: str
     way: str
     why: str
+    library: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,11 @@ class Movers(Protocol):
 
 
 class Target(Protocol):
-    """One target provider. Everything it makes carries the order's owner mark, and only that is ever adopted or deleted."""
+    """One target provider. Everything it makes carries the order's owner mark, and only that is ever adopted or deleted.
+    on_this_host: its movers run here, and find the libraries of this host."""
+
+    @property
+    def on_this_host(self) -> bool: ...
 
     def identify(self) -> Identity: ...
 

@@ -6,8 +6,9 @@
     /disk      the volume: a folder for disk.img, or the block device itself
 
 The pod has no access to the cluster that it runs in. What it knows it says: each second one line on its standard output, the
-report and the journal so far; at the end the report as the container's termination message. The controller reads both. So the
-journal that the next pod finds is that of a second or two before this one died, and it names only what was read back.
+report and the journal so far; at the end the report once more, as the container's termination message. The controller reads
+both. So the journal that the next pod finds is that of a second or two before this one died, and it names only what was read
+back.
 """
 
 import json
@@ -44,7 +45,10 @@ def main(root: Path) -> int:
         code = FAILED
     report = channel.look(folder)
     _say(folder, report)
-    (root / "dev" / "termination-log").write_text(json.dumps(_short(report)))
+    word = _short(report)
+    if report.state is State.DONE:  # all that the next round needs to know of this one
+        word["journal"] = {**remembered(folder.with_name("state") / "journal"), "done": []}
+    (root / "dev" / "termination-log").write_text(json.dumps(word))
     return code if report.state is State.FAILED or code == 0 else STOPPED
 
 

@@ -40,7 +40,7 @@ from tranship.lab.vsphere.world import Managed
 
 class VCenter(State):
     """Settings as in State, which may be changed while it runs; page is the most objects of one retrieval (0: as the
-    client asks)."""
+    client asks). host: the name or address that it listens on and is called by."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class VCenter(State):
         *,
         user: str = "administrator@vsphere.local",
         password: str = "lab-password",
+        host: str = "localhost",
         port: int = 0,
         session_timeout: float = 1800.0,
         cbt_page: int = 2000,
@@ -58,7 +59,8 @@ class VCenter(State):
         page: int = 0,
         seed: int = 1,
     ) -> None:
-        super().__init__(directory, user, password, make_identity(directory / "certificates"), DATACENTER)
+        super().__init__(directory, user, password, make_identity(directory / "certificates", host), DATACENTER)
+        self.host = host
         self.session_timeout = session_timeout
         self.cbt_page = cbt_page
         self.task_delay = task_delay
@@ -72,7 +74,7 @@ class VCenter(State):
             self.estate.add_datastore(name)
         self.estate.add_network("VM Network")
         self.estate.add_network("DPortGroup", distributed=True)
-        self._server = Server(self, self._wire(page), port)
+        self._server = Server(self, self._wire(page), host, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="vcenter", daemon=True)
 
     def _wire(self, page: int) -> Services:
@@ -141,7 +143,7 @@ class VCenter(State):
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}/sdk"
+        return f"https://{self.host}:{self.port}/sdk"
 
     @property
     def ca_pem(self) -> str:

@@ -287,8 +287,8 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, state: State, services: Services, port: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, state: State, services: Services, host: str, port: int) -> None:
+        super().__init__((host, port), Handler)
         self.state = state
         self.services = services
         self.context = state.identity.context

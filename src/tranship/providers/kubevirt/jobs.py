@@ -75,9 +75,9 @@ class JobMovers:
             return Report(State.ABSENT)
         pod = self._pod(job)
         word = _last_word(pod)
-        if pod is not None and word.get("state") == State.DONE.value:
-            told = _said(self._api.log(pod, 1))
-            self._remember(memory, round_, told, report=word)
+        if word.get("state") == State.DONE.value:
+            journal = {"journal": word.pop("journal", None)}
+            self._remember(memory, round_, journal, report=word)
             return _report(word)
         if _ended(job):
             return _report(word) if word.get("state") == State.FAILED.value else _lost(job, pod)

@@ -59,6 +59,8 @@ class KubevirtTarget:
     """Thread-safe. connect: to the cluster that the provider names; called on first use. image: of tranship, for the
     movers' Jobs."""
 
+    on_this_host = False
+
     def __init__(self, connect: Callable[[], Api], image: str = "") -> None:
         self._connect, self._image = connect, image
         self._opened: Api | None = None

@@ -54,6 +54,8 @@ log = structlog.get_logger(__name__)
 class LocalTarget:
     """Thread-safe; several may work on one directory."""
 
+    on_this_host = True
+
     def __init__(self, settings: Mapping[str, str]) -> None:
         directory = settings.get("directory", "")
         if not directory:

@@ -46,7 +46,7 @@ def _choose(vm: VM, disk: Disk, warm: bool, vddk: bool, kind: str) -> DiskWay:
     if warm:
         _no_warm(vm, disk, kind, vddk)
     if vddk:
-        return DiskWay(disk.key, VDDK, "VDDK is configured")
+        return DiskWay(disk.key, VDDK, "VDDK is configured", library=True)
     if warm:
         return DiskWay(
             disk.key,
