@@ -1,12 +1,21 @@
-"""Memory and SQLite keep the contract of stores."""
+"""Memory, SQLite and a genuine API server keep the contract of stores."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tranship.cluster.kubeconfig import from_kubeconfig
+from tranship.resources.crds import all_crds
 from tranship.resources.meta import HOOK
+from tranship.store.kubernetes import KubernetesStore
 from tranship.store.memory import MemoryStore
 from tranship.store.sqlite import SqliteStore
 from tranship.store.table import Keep
@@ -52,5 +61,46 @@ def test_sqlite(check: Check, tmp_path: Path) -> None:
         reopened = await SqliteStore.open(path, keep=KEEP)
         assert (await reopened.list(HOOK)).items == (await bench.store.list(HOOK)).items
         await reopened.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A genuine control plane that serves our kinds."""
+    path = Path(__file__).parents[1] / "cluster" / "control_plane.py"
+    plane = runpy.run_path(str(path))["ControlPlane"](tmp_path_factory.mktemp("plane"))
+    plane.start()
+    try:
+        kubectl(
+            plane, "apply", "--server-side", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": all_crds()}
+        )
+        kubectl(plane, "wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        yield plane
+    finally:
+        plane.stop()
+
+
+def kubectl(plane: Any, *words: str, given: object = None) -> None:
+    argv = [str(Path(sys.executable).with_name("kubectl")), "--kubeconfig", str(plane.kubeconfig), *words]
+    subprocess.run(argv, input=json.dumps(given), text=True, check=True, timeout=90, capture_output=True)
+
+
+numbers = itertools.count()
+
+
+@each_check
+def test_cluster(check: Check, plane: Any) -> None:
+    namespace = f"check-{next(numbers)}"
+    kubectl(plane, "create", "namespace", namespace)
+
+    async def run() -> None:
+        async def reopen() -> KubernetesStore:
+            await bench.store.close()
+            return KubernetesStore(from_kubeconfig(plane.kubeconfig).client())
+
+        bench = Bench(KubernetesStore(from_kubeconfig(plane.kubeconfig).client()), namespace, reopen=reopen)
+        await check(bench)
+        await bench.store.close()
 
     asyncio.run(run())

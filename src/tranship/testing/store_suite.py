@@ -20,7 +20,7 @@ from tranship.errors import AlreadyExists, Conflict, Expired, Invalid, NotFound,
 from tranship.resources.meta import HOOK, SECRET
 from tranship.store.base import INITIAL_EVENTS_END, Event, EventType, Object, Store
 
-DEADLINE = 20.0  # seconds that anything eventual may take
+DEADLINE = 60.0  # seconds that anything eventual may take: a cluster's collector learns of a new kind each 30 s
 WRITERS = 200
 
 
@@ -268,7 +268,8 @@ async def dependents_wait_for_their_finalizers(bench: Bench) -> None:
     async with aclosing(bench.watch()) as events:
         await bench.delete("owner")
         async with asyncio.timeout(DEADLINE):
-            async for event in events:
+            while True:
+                event = await _news(events)
                 if _name(event.object) == "child" and "deletionTimestamp" in event.object["metadata"]:
                     break
     await bench.patch({"metadata": {"finalizers": None}}, "child")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tranship.cluster.api import CLAIM
 from tranship.errors import AlreadyExists, Busy, Denied, NotFound, Refused
 from tranship.migration.mapping import MachineOrder
-from tranship.providers.kubevirt.api import CLAIM
 from tranship.providers.kubevirt.target import KubevirtTarget
 
 KIND = "PersistentVolumeClaim"

@@ -4,7 +4,7 @@ What is asked for is what the whole cluster's target needs; a token that has a r
 lacking it, which is a warning and keeps nobody from moving VMs into that namespace.
 """
 
-from tranship.providers.kubevirt.api import (
+from tranship.cluster.api import (
     ATTACHMENT,
     CLAIM,
     INSTANCE,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx2
 
+from tranship.cluster.api import Api
 from tranship.errors import Invalid, Side
-from tranship.providers.kubevirt.api import Api
 from tranship.providers.trust import Trust, endpoint
 
 CONNECT, ANSWER = 10.0, 60.0  # seconds; a list of many thousand objects takes its time

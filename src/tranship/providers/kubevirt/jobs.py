@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, SECRET, Api, Object
 from tranship.errors import AlreadyExists, Busy, NotFound, Side, TimedOut, TranshipError
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen
 from tranship.providers.base import Reading
 from tranship.providers.copies import seen
-from tranship.providers.kubevirt.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, SECRET, Api, Object
 from tranship.providers.kubevirt.marks import foreign, is_ours, marked
 from tranship.resources.meta import Kind
 from tranship.transfer import channel

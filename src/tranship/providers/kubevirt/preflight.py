@@ -7,10 +7,7 @@ time, so quotas are added up here.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tranship.errors import Denied, NotFound, Side, TranshipError
-from tranship.migration.checks import Finding
-from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
-from tranship.providers.kubevirt.api import (
+from tranship.cluster.api import (
     ATTACHMENT,
     CLAIM,
     CLUSTER_TYPE,
@@ -21,6 +18,9 @@ from tranship.providers.kubevirt.api import (
     Api,
     Object,
 )
+from tranship.errors import Denied, NotFound, Side, TranshipError
+from tranship.migration.checks import Finding
+from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
 from tranship.providers.kubevirt.marks import foreign
 from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota
 from tranship.providers.virtualmachine import virtual_machine

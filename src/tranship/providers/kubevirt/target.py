@@ -15,14 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
-from tranship.inventory.estate import Datastore, Estate
-from tranship.migration.checks import Finding
-from tranship.migration.mapping import DiskOrder, MachineOrder
-from tranship.migration.seen import TargetSeen
-from tranship.providers.base import Identity
-from tranship.providers.kubevirt import access, facts, preflight
-from tranship.providers.kubevirt.api import (
+from tranship.cluster.api import (
     ATTACHMENT,
     CDI_CONFIG,
     CLAIM,
@@ -34,6 +27,13 @@ from tranship.providers.kubevirt.api import (
     Api,
     Object,
 )
+from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
+from tranship.inventory.estate import Datastore, Estate
+from tranship.migration.checks import Finding
+from tranship.migration.mapping import DiskOrder, MachineOrder
+from tranship.migration.seen import TargetSeen
+from tranship.providers.base import Identity
+from tranship.providers.kubevirt import access, facts, preflight
 from tranship.providers.kubevirt.jobs import JobMovers
 from tranship.providers.kubevirt.marks import MANAGED_BY, OWNER, foreign, is_ours
 from tranship.providers.kubevirt.volumes import (

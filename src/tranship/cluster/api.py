@@ -1,5 +1,6 @@
 """The Kubernetes API as plain objects: what is not ours is read, created, patched and deleted as JSON, never through typed
-models, which would drop the fields that they do not know. Called by target.py; every call is live and has a timeout.
+models, which would drop the fields that they do not know. Called by the KubeVirt provider, and in parts by the store on a
+cluster; every call is live and has a timeout.
 
 Whatever the cluster refuses is raised as an error of ours that says which call it was. A deletion names the uid of what was
 looked at before: something else that has taken the name meanwhile stays.
@@ -80,7 +81,7 @@ class Api:
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object:
         """Raises NotFound."""
-        return self._call("GET", _path(kind, namespace, name), _saying("reading", kind, name, namespace))
+        return self._call("GET", path_of(kind, namespace, name), saying("reading", kind, name, namespace))
 
     def find(self, kind: Kind, name: str, namespace: str = "", *, optional: bool = False) -> Object | None:
         """None = there is none of that name. optional: also where the cluster does not serve the kind; else that raises
@@ -96,7 +97,7 @@ class Api:
         """All of a namespace; "" = of the whole cluster."""
         query: dict[str, str | int] = {"limit": PAGE} | ({"labelSelector": labels} if labels else {})
         while True:
-            page = self._call("GET", _path(kind, namespace), _saying("listing", kind, "", namespace), query=query)
+            page = self._call("GET", path_of(kind, namespace), saying("listing", kind, "", namespace), query=query)
             yield from page.get("items") or ()
             query["continue"] = (page.get("metadata") or {}).get("continue") or ""
             if not query["continue"]:
@@ -105,8 +106,8 @@ class Api:
     def log(self, pod: Object, lines: int) -> str:
         """The end of what a pod of one container has said."""
         meta = pod["metadata"]
-        path = f"{_path(POD, meta['namespace'], meta['name'])}/log"
-        doing = _saying("reading the log of", POD, meta["name"], meta["namespace"])
+        path = f"{path_of(POD, meta['namespace'], meta['name'])}/log"
+        doing = saying("reading the log of", POD, meta["name"], meta["namespace"])
         return self._send("GET", path, doing, query={"tailLines": lines}).text
 
     def create(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
@@ -114,8 +115,8 @@ class Api:
         meta = obj.get("metadata", {})
         name, namespace = meta.get("name", ""), meta.get("namespace", "")
         query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
-        doing = _saying("creating", kind, name, namespace)
-        return self._call("POST", _path(kind, namespace), doing, query=query, body=obj)
+        doing = saying("creating", kind, name, namespace)
+        return self._call("POST", path_of(kind, namespace), doing, query=query, body=obj)
 
     def patch(self, kind: Kind, obj: Object, patch: Object) -> Object:
         """A merge patch of precisely the object that was read: Conflict when another one has its name now."""
@@ -124,8 +125,8 @@ class Api:
         metadata = {"uid": meta["uid"], **patch.get("metadata", {})}
         return self._call(
             "PATCH",
-            _path(kind, namespace, name),
-            _saying("changing", kind, name, namespace),
+            path_of(kind, namespace, name),
+            saying("changing", kind, name, namespace),
             query={"fieldManager": FIELD_MANAGER},
             body={**patch, "metadata": metadata},
             content_type="application/merge-patch+json",
@@ -138,8 +139,8 @@ class Api:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": meta["uid"]}}
         body["propagationPolicy"] = "Background"
         try:
-            doing = _saying("deleting", kind, name, namespace)
-            self._call("DELETE", _path(kind, namespace, name), doing, body=body)
+            doing = saying("deleting", kind, name, namespace)
+            self._call("DELETE", path_of(kind, namespace, name), doing, body=body)
         except (NotFound, Conflict):
             return
 
@@ -153,7 +154,7 @@ class Api:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        return _object(self._send(method, path, doing, query=query, body=body, content_type=content_type))
+        return decoded(self._send(method, path, doing, query=query, body=body, content_type=content_type))
 
     def _send(
         self,
@@ -173,31 +174,33 @@ class Api:
             seconds = self._http.timeout.read or 0.0
             raise TimedOut(what=f"{doing} at {self.address}", seconds=seconds, side=Side.TARGET) from error
         except httpx2.HTTPError as error:
-            raise self._network(error) from error
+            raise unreachable(error, self.address, Side.TARGET) from error
         if answer.is_success:
             return answer
-        raise _refusal(answer, doing, self.address)
-
-    def _network(self, error: httpx2.HTTPError) -> TranshipError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return Untrusted(cause.verify_message, address=self.address, side=Side.TARGET)
-            cause = cause.__cause__ or cause.__context__
-        return Unreachable(str(error) or type(error).__name__, address=self.address, side=Side.TARGET)
+        raise refusal(answer, doing, self.address, Side.TARGET)
 
 
-def _path(kind: Kind, namespace: str, name: str = "") -> str:
+def unreachable(error: httpx2.HTTPError, address: str, side: Side) -> TranshipError:
+    """Why there was no answer at all."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Untrusted(cause.verify_message, address=address, side=side)
+        cause = cause.__cause__ or cause.__context__
+    return Unreachable(str(error) or type(error).__name__, address=address, side=side)
+
+
+def path_of(kind: Kind, namespace: str, name: str = "") -> str:
     base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
     inside = f"/namespaces/{namespace}" if kind.namespaced and namespace else ""
     return f"{base}{inside}/{kind.plural}" + (f"/{name}" if name else "")
 
 
-def _saying(verb: str, kind: Kind, name: str, namespace: str) -> str:
+def saying(verb: str, kind: Kind, name: str, namespace: str) -> str:
     return " ".join(part for part in (verb, kind.kind, "/".join(p for p in (namespace, name) if p)) if part)
 
 
-def _object(answer: httpx2.Response) -> Object:
+def decoded(answer: httpx2.Response) -> Object:
     try:
         found = msgspec.json.decode(answer.content)
     except msgspec.DecodeError:
@@ -205,8 +208,9 @@ def _object(answer: httpx2.Response) -> Object:
     return found if isinstance(found, dict) else {}
 
 
-def _refusal(answer: httpx2.Response, doing: str, address: str) -> TranshipError:
-    status = _object(answer)
+def refusal(answer: httpx2.Response, doing: str, address: str, side: Side) -> TranshipError:
+    """What the cluster said no to, as an error of ours."""
+    status = decoded(answer)
     said = str(status.get("message") or answer.reason_phrase)[:1000]
     reason = str(status.get("reason") or f"HTTP {answer.status_code}")
     details = status.get("details") or {}
@@ -214,24 +218,24 @@ def _refusal(answer: httpx2.Response, doing: str, address: str) -> TranshipError
     match answer.status_code, reason:
         case 401, _:
             remedy = "Put a token that is valid into the provider's secret."
-            return AuthFailed(said, address=address, user="of the token", side=Side.TARGET, remedy=remedy)
+            return AuthFailed(said, address=address, user="of the token", side=side, remedy=remedy)
         case 403, _ if 'User "' in said:
             remedy = "Give the service account or user that right, by a Role or ClusterRole."
-            return Denied(said, what=doing, side=Side.TARGET, remedy=remedy)
+            return Denied(said, what=doing, side=side, remedy=remedy)
         case 404, "NotFound" if name:
-            return NotFound(f": {said}", what=what, name=name, side=Side.TARGET, remedy="Check the name.")
+            return NotFound(f": {said}", what=what, name=name, side=side, remedy="Check the name.")
         case 404, "NotFound":
             remedy = "The cluster does not serve this kind: install what brings it."
-            return NotFound(f": {said}", what="API of", name=doing, side=Side.TARGET, remedy=remedy)
+            return NotFound(f": {said}", what="API of", name=doing, side=side, remedy=remedy)
         case 409, "AlreadyExists":
-            return AlreadyExists(f": {said}", what=what, name=name, side=Side.TARGET)
+            return AlreadyExists(f": {said}", what=what, name=name, side=side)
         case 409, _:
-            return Conflict(f": {said}", what=what, name=name, side=Side.TARGET)
+            return Conflict(f": {said}", what=what, name=name, side=side)
         case 429, _:
-            return Busy(said, what=doing, fault=reason, side=Side.TARGET)
+            return Busy(said, what=doing, fault=reason, side=side)
         case code, _ if code >= 500 or not status:  # a proxy's page, no answer of the API
-            return Unreachable(f"{doing}: {said} (HTTP {code})", address=address, side=Side.TARGET)
-    return Refused(said, what=doing, fault=reason, side=Side.TARGET, remedy=_remedy(said))
+            return Unreachable(f"{doing}: {said} (HTTP {code})", address=address, side=side)
+    return Refused(said, what=doing, fault=reason, side=side, remedy=_remedy(said))
 
 
 def _remedy(said: str) -> str:
