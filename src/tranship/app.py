@@ -1,7 +1,8 @@
 """The one composition root: store, controllers and server put together.
 
 Called by `tranship serve`, the demo and end-to-end tests. Everything lives below one data directory (0700): the store, the
-bearer token, the movers' journals, and by default the machines that are moved to this host.
+bearer token, the movers' journals, and by default the machines that are moved to this host. On a cluster the objects are the
+API server's instead.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tranship import __version__
+from tranship.cluster.kubeconfig import Access
 from tranship.controllers.manager import Manager
 from tranship.controllers.maps import MapController
 from tranship.controllers.migrations import MigrationController
@@ -25,6 +27,7 @@ from tranship.server.auth import read_token
 from tranship.server.serve import serve
 from tranship.server.tls import own_certificate
 from tranship.store.base import Object, Store
+from tranship.store.kubernetes import KubernetesStore
 from tranship.store.sqlite import SqliteStore
 
 SETTLE = 0.2  # seconds in which changes of an inventory are gathered before plans are checked again
@@ -39,10 +42,20 @@ class App:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, poll: float = 1.0, boundary: Callable[[str], None] = lambda where: None
+    directory: Path,
+    *,
+    cluster: Access | None = None,
+    poll: float = 1.0,
+    boundary: Callable[[str], None] = lambda where: None,
 ) -> AsyncIterator[App]:
-    """The controllers at work on the directory's store. Leaving stops them; movers go on and are adopted by the next."""
-    store = await SqliteStore.open(directory / "tranship.db")
+    """The controllers at work on the directory's store, or on a cluster's objects. Leaving stops them; movers go on and are
+    adopted by the next."""
+    store: Store
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything runs
+    if cluster is not None:
+        store = KubernetesStore(cluster.client())
+    else:
+        store = await SqliteStore.open(directory / "tranship.db")
     providers = ProviderController(
         store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key)
     )

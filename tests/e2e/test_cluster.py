@@ -6,9 +6,12 @@ import json
 import os
 import runpy
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pytest
 from tranship.lab.kubevirt.schemas import definitions
 from tranship.lab.vsphere import VCenter
 from tranship.providers.kubevirt.target import IMAGE
+from tranship.resources.crds import all_crds
 
 from .conftest import MIB, Site, document, pair
 
@@ -38,8 +42,8 @@ class Cluster:
     def kubectl(self, *words: str, given: object = None) -> str:
         argv = ["kubectl", "--kubeconfig", str(self.plane.kubeconfig), "--request-timeout=20s", *words]
         text = json.dumps(given) if given is not None else None
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=90, check=False)
-        assert done.returncode == 0, f"{words}: {done.stderr}"
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def objects(self, kind: str) -> list[Object]:
@@ -102,6 +106,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         node.load_image(folder / "image.tar")
         crds = {"apiVersion": "v1", "kind": "List", "items": definitions()}
         made.kubectl("apply", "--server-side", "-f", "-", given=crds)
+        ours = {"apiVersion": "v1", "kind": "List", "items": all_crds()}
+        made.kubectl("apply", "--server-side", "-f", "-", given=ours)
         made.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
         made.kubectl("create", "namespace", NAMESPACE)
         made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
@@ -184,3 +190,46 @@ def test_warm_without_vddk(cluster_site: ClusterSite) -> None:
     (status,) = migration.status.vms
     assert status.outcome == "succeeded", status.error
     assert_moved(site, vm, size)
+
+
+@contextmanager
+def controllers(site: ClusterSite) -> Iterator[None]:
+    """`tranship serve` as a process of its own, on the cluster's objects."""
+    log = site.directory / "serve.log"
+    argv = [sys.executable, "-m", "tranship", "serve", "--kubeconfig", str(site.cluster.plane.kubeconfig)]
+    with log.open("w") as told:
+        process = subprocess.Popen([*argv, "--directory", str(site.directory / "home")], stderr=told, stdout=told)
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(log.read_text()[-5000:])
+            raise
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_on_the_clusters_own_objects_with_kubectl(cluster_site: ClusterSite) -> None:
+    """Manifests by apply, the cutover by patch, the end by wait."""
+    site, size = cluster_site, 24 * MIB
+    kubectl = site.cluster.kubectl
+    vm = site.add_vm(f"kubectl-{site.mode.lower()}", size, cbt=True, running=True)
+    site.cluster.add_volume(site.mode, 32 * MIB)
+    space = f"plans-{site.mode.lower()}"
+    kubectl("create", "namespace", space)
+    plan = site.plan(vm, warm=True, targetPowerState="off")
+    documents = [*site.providers(), plan, document("Migration", "run", spec={"plan": {"name": "plan"}})]
+    for one in documents:
+        one["metadata"]["namespace"] = space
+    with controllers(site):
+        for one in documents[:-1]:
+            kubectl("apply", "--validate=strict", "-f", "-", given=one)
+        kubectl("wait", "plan/plan", "-n", space, "--for=condition=Ready", "--timeout=60s")
+        kubectl("apply", "-f", "-", given=documents[-1])
+        paused = "--for=jsonpath={.status.vms[0].phase}=CopyingPaused"
+        kubectl("wait", "migration/run", "-n", space, paused, "--timeout=90s")
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        cutover = json.dumps({"spec": {"cutover": now}})
+        kubectl("patch", "migration", "run", "-n", space, "--type=merge", "-p", cutover)
+        kubectl("wait", "migration/run", "-n", space, "--for=condition=Succeeded", "--timeout=120s")
+        assert_moved(site, vm, size)

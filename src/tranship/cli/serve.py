@@ -1,10 +1,11 @@
-"""`tranship serve`: controllers and REST API in one process, on this host."""
+"""`tranship serve`: controllers and REST API in one process, on this host; or the controllers alone on a cluster's objects."""
 
 import asyncio
 import logging
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -12,18 +13,37 @@ import structlog
 from tranship import __version__
 from tranship.cli.context import data_directory
 
+if TYPE_CHECKING:
+    from tranship.cluster.kubeconfig import Access
+
 
 @click.command()
 @click.option("--directory", type=click.Path(path_type=Path), help="State and machines  [default: $TRANSHIP_HOME].")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7443, show_default=True, help="Port to listen on; 0 = any free one.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Work on the objects of this cluster.")
+@click.option("--context", default="", help="Context of the kubeconfig  [default: its current one].")
+@click.option("--in-cluster", is_flag=True, help="Work on the objects of the cluster that this pod runs in.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def serve(directory: Path | None, host: str, port: int, verbose: bool) -> None:
+def serve(
+    directory: Path | None,
+    host: str,
+    port: int,
+    kubeconfig: Path | None,
+    context: str,
+    in_cluster: bool,
+    verbose: bool,
+) -> None:
     """Run the controllers and the REST API until interrupted.
 
     Address and bearer token are left in the data directory, where the other commands find them. Copies that are under way
     go on when the server stops, and the next start takes them up again.
+
+    With --kubeconfig or --in-cluster the objects are those of a cluster, to be written and watched with kubectl; `tranship
+    crds` prints the definitions that it needs. Run one such process for a cluster: there is no election of a leader yet.
     """
+    if (context and not kubeconfig) or (kubeconfig and in_cluster):
+        raise click.UsageError("--context goes with --kubeconfig, and --in-cluster with neither")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -34,15 +54,36 @@ def serve(directory: Path | None, host: str, port: int, verbose: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(_serve(directory or data_directory(), host, port))
+    home = directory or data_directory()
+    if kubeconfig or in_cluster:
+        from tranship.cluster import kubeconfig as ways
+
+        access = ways.from_kubeconfig(kubeconfig, context) if kubeconfig else ways.in_cluster()
+        asyncio.run(_control(home, access))
+    else:
+        asyncio.run(_serve(home, host, port))
 
 
 async def _serve(directory: Path, host: str, port: int) -> None:
     from tranship.app import running, serving
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _stopped()
     async with running(directory) as app, serving(app, host, port) as url:
         click.echo(f"tranship {__version__} serves {url} (state in {directory})", err=True)
         await stop.wait()
+
+
+async def _control(directory: Path, cluster: "Access") -> None:
+    from tranship.app import running
+
+    stop = _stopped()
+    async with running(directory, cluster=cluster):
+        click.echo(f"tranship {__version__} works on the objects of {cluster.url} (movers in {directory})", err=True)
+        await stop.wait()
+
+
+def _stopped() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

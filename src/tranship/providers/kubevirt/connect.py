@@ -5,17 +5,18 @@ other platforms. Without a URL it is the cluster that the controller runs in, as
 """
 
 import os
-from collections.abc import Callable, Generator, Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx2
 
 from tranship.cluster.api import Api
+from tranship.cluster.kubeconfig import SERVICE_ACCOUNT, Bearer, in_cluster
 from tranship.errors import Invalid, Side
 from tranship.providers.trust import Trust, endpoint
 
 CONNECT, ANSWER = 10.0, 60.0  # seconds; a list of many thousand objects takes its time
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def connection(url: str, secret: Mapping[str, str]) -> Callable[[], Api]:
@@ -28,22 +29,16 @@ def connection(url: str, secret: Mapping[str, str]) -> Callable[[], Api]:
     if not token:
         remedy = "Put a service account's token there: kubectl create token NAME."
         raise Invalid("has no token", field="spec.secret", side=Side.TARGET, remedy=remedy)
-    return lambda: _open(url, trust, _Bearer(lambda: token))
+    return lambda: _open(url, trust.context(*endpoint(url), CONNECT), Bearer(lambda: token), insecure=trust.insecure)
 
 
 def own_cluster(account: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.environ) -> Api:
     """As the pod's service account. Raises Invalid outside of a pod."""
-    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
-    token, ca = account / "token", account / "ca.crt"
     try:
-        trust = Trust(ca=ca.read_text())
-        token.read_text()
-    except OSError as error:
+        access = in_cluster(account, environ)
+    except Invalid as error:
         raise _no_pod(str(error)) from error
-    if not host:
-        raise _no_pod("KUBERNETES_SERVICE_HOST is not set")
-    url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    return _open(url, trust, _Bearer(lambda: token.read_text().strip()))
+    return _open(access.url, access.trust, access.auth)
 
 
 def _no_pod(why: str) -> Invalid:
@@ -55,23 +50,12 @@ def _no_pod(why: str) -> Invalid:
     )
 
 
-class _Bearer(httpx2.Auth):
-    """The token is asked for with every call: the one of a pod is renewed in its file every hour or so."""
-
-    def __init__(self, token: Callable[[], str]) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._token()}"
-        yield request
-
-
-def _open(url: str, trust: Trust, auth: httpx2.Auth) -> Api:
+def _open(url: str, trust: ssl.SSLContext, auth: httpx2.Auth, *, insecure: bool = False) -> Api:
     http = httpx2.Client(
         base_url=url,
-        verify=trust.context(*endpoint(url), CONNECT),
+        verify=trust,
         auth=auth,
         timeout=httpx2.Timeout(ANSWER, connect=CONNECT),
         trust_env=False,  # a proxy has no business between a controller and its clusters
     )
-    return Api(http, insecure=trust.insecure)
+    return Api(http, insecure=insecure)
