@@ -192,6 +192,30 @@ def test_warm_without_vddk(cluster_site: ClusterSite) -> None:
     assert_moved(site, vm, size)
 
 
+def test_a_lost_pod_is_started_again_and_goes_on(cluster_site: ClusterSite) -> None:
+    """Killed with its node's memory of it, while it copies: the next one reads only what no journal names."""
+    site, size = cluster_site, 96 * MIB
+    vm = site.add_vm(f"lost-{site.mode.lower()}", size)
+    site.lab.faults.add("GET /folder", vm=vm.name, count=0, delay=0.4)
+    site.cluster.add_volume(site.mode, 112 * MIB)
+
+    def journal() -> Object:
+        memory = [one for one in site.cluster.objects("configmap") if vm.name in one["metadata"]["name"]]
+        return json.loads((memory[0].get("data") or {}).get("journal", "{}")) if memory else {}
+
+    async def lose(_: Any) -> None:
+        await site.eventually("journal", lambda: journal().get("done"))
+        await asyncio.to_thread(
+            site.cluster.kubectl,
+            *("delete", "pod", "-n", NAMESPACE, "-l", OURS, "--force", "--grace-period=0"),
+        )
+
+    migration = asyncio.run(site.move(vm, warm=False, during=lose, deadline=150))
+    (status,) = migration.status.vms
+    assert status.outcome == "succeeded", status.error
+    assert_moved(site, vm, size)
+
+
 @contextmanager
 def controllers(site: ClusterSite) -> Iterator[None]:
     """`tranship serve` as a process of its own, on the cluster's objects."""

@@ -301,6 +301,8 @@ class Engine:
                     free.append(flight.buffer)
             if flights:
                 flight = flights.pop(channel.finish())
+                if self._aborted:  # what a cut line still gives is not believed
+                    return
                 flight.missing -= 1
                 if not flight.missing:
                     self.settle(flight.leaf, flight.buffer, whole=flight.whole)

@@ -76,6 +76,7 @@ def test_nobody_there_and_nothing_to_go_in_with() -> None:
 def test_the_cluster_that_a_pod_runs_in(cluster: Any, tmp_path: Path) -> None:
     """As the kubelet mounts it, and renews the token in place."""
     (tmp_path / "ca.crt").write_text(cluster.ca)
+    (tmp_path / "namespace").write_text("accounts")
     (tmp_path / "token").write_text("not yet")
     url = urlsplit(cluster.url)
     told = {"KUBERNETES_SERVICE_HOST": str(url.hostname), "KUBERNETES_SERVICE_PORT_HTTPS": str(url.port)}

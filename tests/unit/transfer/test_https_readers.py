@@ -1,7 +1,11 @@
 """Reading over HTTPS: ranges of a flat disk, and a VMDK as a stream. Real servers with real certificates."""
 
+import contextlib
+import http.client
 import random
 import re
+import select
+import ssl
 import struct
 import subprocess
 import zlib
@@ -28,6 +32,7 @@ from tranship.transfer.digest import Leaves, verify
 from tranship.transfer.journal import Identity, Journal
 from tranship.transfer.plan import LEAF
 from tranship.transfer.readers import open_reader
+from tranship.transfer.readers.https import cut
 from tranship.transfer.writers import open_writer
 
 from .conftest import Authority
@@ -305,3 +310,23 @@ def test_no_vmdk(https: Https, authority: Authority, lease: type[Lease]) -> None
     lease.data = b"<html>" * 1000
     with pytest.raises(Unsupported, match="no streamOptimized VMDK"):
         open_reader(nfc(https(lease), authority), 0)
+
+
+def test_a_cut_line_never_gives_what_the_server_did_not_say(
+    https: Https, authority: Authority, flat: type[Flat]
+) -> None:
+    """Cut by another thread between two reads, with records of TLS that nobody has read yet: they must not come as data."""
+    port = https(flat)
+    trust = ssl.create_default_context(cadata=authority.pem)
+    line = http.client.HTTPSConnection("localhost", port, timeout=10, context=trust)
+    ask = {"Authorization": "Basic dXNlcjpzZWNyZXQ=", "Range": f"bytes=0-{2 * LEAF - 1}"}
+    line.request("GET", "/folder/vm/vm-flat.vmdk?dcPath=DC&dsName=ds%201", headers=ask)
+    answer = line.getresponse()
+    got = answer.read(20_000)
+    select.select([line.sock], [], [], 10)
+    cut(line)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while more := answer.read1(20_000):
+            got += more
+    assert flat.data.startswith(got)
+    line.close()

@@ -87,10 +87,11 @@ BROKEN = (OSError, http.client.HTTPException, ssl.SSLError)
 
 
 def cut(connection: http.client.HTTPConnection | None) -> None:
-    """Wake whoever waits on it, from another thread."""
+    """Wake whoever waits on it, from another thread. Not by SSLSocket.shutdown: that takes TLS off the socket first, and
+    whoever reads next is given the ciphertext that is left in it as if it were the disk's data."""
     sock = connection.sock if connection is not None else None
     if sock is not None:
         try:
-            sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError:
             return

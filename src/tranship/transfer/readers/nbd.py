@@ -313,7 +313,7 @@ def _say_goodbye(wire: Connection) -> None:
 
 def _shutdown(sock: socket.socket) -> None:
     try:
-        sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not an SSLSocket's own, which takes TLS off first
     except OSError:
         return
 
