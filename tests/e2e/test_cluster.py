@@ -217,14 +217,14 @@ def test_a_lost_pod_is_started_again_and_goes_on(cluster_site: ClusterSite) -> N
 
 
 @contextmanager
-def controllers(site: ClusterSite) -> Iterator[None]:
+def controllers(site: ClusterSite) -> Iterator["subprocess.Popen[bytes]"]:
     """`tranship serve` as a process of its own, on the cluster's objects."""
     log = site.directory / "serve.log"
     argv = [sys.executable, "-m", "tranship", "serve", "--kubeconfig", str(site.cluster.plane.kubeconfig)]
-    with log.open("w") as told:
+    with log.open("a") as told:
         process = subprocess.Popen([*argv, "--directory", str(site.directory / "home")], stderr=told, stdout=told)
         try:
-            yield
+            yield process
         except BaseException as error:
             error.add_note(log.read_text()[-5000:])
             raise
@@ -234,7 +234,7 @@ def controllers(site: ClusterSite) -> Iterator[None]:
 
 
 def test_on_the_clusters_own_objects_with_kubectl(cluster_site: ClusterSite) -> None:
-    """Manifests by apply, the cutover by patch, the end by wait."""
+    """Manifests by apply, the cutover by patch, the end by wait. The leader is killed on the way, and a second takes over."""
     site, size = cluster_site, 24 * MIB
     kubectl = site.cluster.kubectl
     vm = site.add_vm(f"kubectl-{site.mode.lower()}", size, cbt=True, running=True)
@@ -245,13 +245,15 @@ def test_on_the_clusters_own_objects_with_kubectl(cluster_site: ClusterSite) -> 
     documents = [*site.providers(), plan, document("Migration", "run", spec={"plan": {"name": "plan"}})]
     for one in documents:
         one["metadata"]["namespace"] = space
-    with controllers(site):
+    with controllers(site) as first:
         for one in documents[:-1]:
             kubectl("apply", "--validate=strict", "-f", "-", given=one)
         kubectl("wait", "plan/plan", "-n", space, "--for=condition=Ready", "--timeout=60s")
         kubectl("apply", "-f", "-", given=documents[-1])
         paused = "--for=jsonpath={.status.vms[0].phase}=CopyingPaused"
         kubectl("wait", "migration/run", "-n", space, paused, "--timeout=90s")
+        first.kill()
+    with controllers(site):
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         cutover = json.dumps({"spec": {"cutover": now}})
         kubectl("patch", "migration", "run", "-n", space, "--type=merge", "-p", cutover)

@@ -1,20 +1,27 @@
 """`tranship serve`: controllers and REST API in one process, on this host; or the controllers alone on a cluster's objects."""
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 
 from tranship import __version__
 from tranship.cli.context import data_directory
+from tranship.errors import Busy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tranship.cluster.kubeconfig import Access
+    from tranship.controllers.leader import Leader
 
 
 @click.command()
@@ -40,7 +47,8 @@ def serve(
     go on when the server stops, and the next start takes them up again.
 
     With --kubeconfig or --in-cluster the objects are those of a cluster, to be written and watched with kubectl; `tranship
-    crds` prints the definitions that it needs. Run one such process for a cluster: there is no election of a leader yet.
+    crds` prints the definitions that it needs. Of several such processes one acts, and the next takes over when it ends: the
+    one that holds the Lease `tranship` in the context's namespace.
     """
     if (context and not kubeconfig) or (kubeconfig and in_cluster):
         raise click.UsageError("--context goes with --kubeconfig, and --in-cluster with neither")
@@ -75,11 +83,29 @@ async def _serve(directory: Path, host: str, port: int) -> None:
 
 async def _control(directory: Path, cluster: "Access") -> None:
     from tranship.app import running
+    from tranship.controllers.leader import Leader
+    from tranship.store.kubernetes import KubernetesStore
 
-    stop = _stopped()
-    async with running(directory, cluster=cluster):
-        click.echo(f"tranship {__version__} works on the objects of {cluster.url} (movers in {directory})", err=True)
-        await stop.wait()
+    identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    store = KubernetesStore(cluster.client())
+    leader = Leader(store, cluster.namespace, "tranship", identity)
+    stop = asyncio.create_task(_stopped().wait())
+    lost = asyncio.create_task(leader.lost.wait())
+    click.echo(f"tranship {__version__} on {cluster.url}: waiting for its turn as {identity}", err=True)
+    leading = asyncio.create_task(_lead(leader, directory, cluster, running))
+    await asyncio.wait({leading, stop, lost}, return_when=asyncio.FIRST_COMPLETED)
+    leading.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await leading
+    await store.close()
+    if leader.lost.is_set():
+        raise Busy("another process may act now", what="the controllers", fault="the lease was lost")
+
+
+async def _lead(leader: "Leader", directory: Path, cluster: "Access", running: "Callable[..., Any]") -> None:
+    async with leader.leading(), running(directory, cluster=cluster, boundary=leader.check):
+        click.echo(f"tranship works on the objects of {cluster.url} (movers in {directory})", err=True)
+        await asyncio.Event().wait()
 
 
 def _stopped() -> asyncio.Event:
