@@ -6,7 +6,7 @@ export TRANSHIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tranship
 .PHONY: help setup demo check unit test bench cluster e2e-cluster image format lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup:  ## install the product into .venv
 	@scripts/setup run
@@ -37,7 +37,7 @@ cluster:  ## run a genuine Kubernetes cluster of one node, until Ctrl-C
 
 e2e-cluster:  ## the tests that need that cluster
 	@scripts/setup test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/cluster $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/e2e/test_cluster.py $(ARGS)
 
 image:  ## make dist/tranship-image.tar, an OCI archive
 	@scripts/setup run

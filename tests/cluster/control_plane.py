@@ -7,6 +7,7 @@ Tests load it with runpy. All ports are free ones of 127.0.0.1; whatever runs en
 """
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import yaml
@@ -26,7 +29,7 @@ KUBERNETES = "1.34.4"
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 BUILD_SECONDS = 2400
 TOKEN = "the-administrator-of-a-test"
-BEFORE, AFTER = 90.0, 20.0  # seconds to become ready, and to end
+BEFORE, AFTER = 90.0, 30.0  # seconds to become ready, and to end
 
 
 class Unavailable(Exception):
@@ -64,16 +67,57 @@ def _build(module: str, into: Path, packages: list[str]) -> None:
         raise Unavailable(f"go build of {module} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
+class Processes:
+    """Programs that run with their logs in a folder, and end with the thread that started them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self, name: str, *argv: str) -> None:
+        whole = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait(self, what: str, holds: Callable[[], object]) -> None:
+        """Until it holds. Raises TimeoutError, or RuntimeError with the end of its log when a program has ended."""
+        until = time.monotonic() + BEFORE
+        while not holds():
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    text = (self._folder / f"{name}.log").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {text}")
+            if time.monotonic() > until:
+                raise TimeoutError(f"waiting for {what}; see {self._folder}")
+            time.sleep(0.1)
+
+    def end(self, name: str, number: int) -> None:
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(AFTER)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(AFTER)
+
+    def stop(self) -> None:
+        """The last first."""
+        for name in reversed(list(self._running)):
+            self.end(name, signal.SIGTERM)
+
+
 class ControlPlane:
     """One control plane in a folder. kubeconfig: of its administrator, for kubectl."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.etcd_port, self.peer_port, self.port = (_free_port() for _ in range(3))
+        self.etcd_port, self.peer_port, self.port = (free_port() for _ in range(3))
         self.url = f"https://127.0.0.1:{self.port}"
         self.kubeconfig = folder / "kubeconfig"
         self.ca = folder / "certs" / "apiserver.crt"
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Processes(folder)
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,22 +138,26 @@ class ControlPlane:
         self.start_api_server()
         self._start_managers()
 
-    @property
-    def programs(self) -> Path:
-        return programs()
+    def kubectl(self, *words: str, given: object = None, fails: bool = False) -> str:
+        """Its output; with `fails` what it complains of. given: an object for its input."""
+        kubectl = str(Path(sys.executable).with_name("kubectl"))
+        argv = [kubectl, "--kubeconfig", str(self.kubeconfig), "--request-timeout=20s", *words]
+        text = json.dumps(given) if given is not None else None
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=180, check=False)
+        assert bool(done.returncode) == fails, f"{words}: {done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
 
-    def kubectl(self, *words: str) -> str:
-        """Its output; "" when it complains."""
-        kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-        argv = [str(kubectl), "--kubeconfig", str(self.kubeconfig), "--request-timeout=20s", *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
+    def serve(self, definitions: list[dict[str, Any]]) -> None:
+        """These kinds too, from now on."""
+        crds = {"apiVersion": "v1", "kind": "List", "items": definitions}
+        self.kubectl("apply", "--server-side", "-f", "-", given=crds)
+        self.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
 
     def stop(self) -> None:
-        for name in reversed(list(self._running)):
-            self._end(name, signal.SIGTERM)
+        self._processes.stop()
 
     def kill_api_server(self) -> None:
-        self._end("kube-apiserver", signal.SIGKILL)
+        self._processes.end("kube-apiserver", signal.SIGKILL)
 
     def start_api_server(self) -> None:
         """And wait until it is ready."""
@@ -124,11 +172,7 @@ class ControlPlane:
             *("--kubelet-preferred-address-types", "InternalIP"),
             *("--authorization-mode", "Node,RBAC", "--token-auth-file", str(self.folder / "tokens.csv")),
         )
-        until = time.monotonic() + BEFORE
-        while not self._ready():
-            if time.monotonic() > until or self._running["kube-apiserver"].poll() is not None:
-                raise TimeoutError((self.folder / "kube-apiserver.log").read_text(errors="replace")[-2000:])
-            time.sleep(0.1)
+        self._processes.wait("the API server", self._ready)
 
     def _start_etcd(self) -> None:
         clients, peers = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))
@@ -155,21 +199,10 @@ class ControlPlane:
             return False
 
     def _run(self, program: str, *arguments: str) -> None:
-        argv = ["setpriv", "--pdeathsig", "KILL", "--", str(programs() / program), *arguments]
-        with (self.folder / f"{program}.log").open("ab") as log:
-            self._running[program] = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def _end(self, program: str, number: int) -> None:
-        process = self._running.pop(program)
-        process.send_signal(number)
-        try:
-            process.wait(AFTER)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(AFTER)
+        self._processes.run(program, str(programs() / program), *arguments)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

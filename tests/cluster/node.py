@@ -11,17 +11,15 @@ import runpy
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 HERE = Path(__file__).parent
-BEFORE, AFTER = 90.0, 30.0
+_plane = runpy.run_path(str(HERE / "control_plane.py"))
 CNI = ("/usr/lib/cni", "/usr/libexec/cni")
 PAUSE = "localhost/pause:1"
 
@@ -38,8 +36,8 @@ class Node:
         self._subnet = f"10.{100 + secrets.randbelow(100)}.{secrets.randbelow(255)}"
         self.address = f"{self._subnet}.1"
         self._socket = self.folder / "containerd.sock"
-        self._port = _free_port()
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = _plane["free_port"]()
+        self._processes = _plane["Processes"](self.folder)
 
     def start(self) -> None:
         """And wait until it is ready."""
@@ -47,11 +45,10 @@ class Node:
         self._start_containerd()
         self._load_pause()
         self.start_kubelet()
-        self._wait("the node to be ready", self._ready)
+        self._processes.wait("the node to be ready", self._ready)
 
     def stop(self) -> None:
-        for name in ("kubelet", "containerd"):
-            self._end(name, signal.SIGTERM)
+        self._processes.stop()
         self._kill_containers()
         for line in reversed(Path("/proc/mounts").read_text().splitlines()):
             place = line.split()[1]
@@ -64,7 +61,7 @@ class Node:
         self._ctr("images", "import", str(archive))
 
     def kill_kubelet(self) -> None:
-        self._end("kubelet", signal.SIGKILL)
+        self._processes.end("kubelet", signal.SIGKILL)
 
     def start_kubelet(self) -> None:
         configuration = {
@@ -92,9 +89,9 @@ class Node:
         }
         path = self.folder / "kubelet.yaml"
         path.write_text(yaml.safe_dump(configuration))
-        self._run(
+        self._processes.run(
             "kubelet",
-            str(self._plane.programs / "kubelet"),
+            str(_plane["programs"]() / "kubelet"),
             *("--config", str(path), "--kubeconfig", str(self._plane.kubeconfig), "--root-dir", str(self.folder / "k")),
             *("--cert-dir", str(self.folder / "certs"), "--hostname-override", self.name, "--node-ip", self.address),
         )
@@ -145,8 +142,8 @@ conf_dir = "{self.folder}/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "{self._snapshotter()}"
 """)
-        self._run("containerd", "containerd", "--config", str(path))
-        self._wait("containerd", lambda: self._socket.exists() and self._ctr("version", fails=True))
+        self._processes.run("containerd", "containerd", "--config", str(path))
+        self._processes.wait("containerd", lambda: self._socket.exists() and self._ctr("version", fails=True))
 
     def _snapshotter(self) -> str:
         """Overlay does not lie on every file system: in a container that is one itself, files are copied."""
@@ -169,9 +166,8 @@ snapshotter = "{self._snapshotter()}"
         self.load_image(archive)
 
     def _ready(self) -> bool:
-        argv = ["kubectl", "get", "node", self.name, "-o", "json"]
-        told = json.loads(self._plane.kubectl(*argv[1:]) or "{}")
-        conditions = told.get("status", {}).get("conditions", ())
+        nodes = json.loads(self._plane.kubectl("get", "node", "-o", "json"))["items"]
+        conditions = [one for node in nodes for one in node["status"].get("conditions", ())]
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def _ctr(self, *words: str, fails: bool = False) -> bool:
@@ -191,49 +187,15 @@ snapshotter = "{self._snapshotter()}"
                 except OSError:
                     continue
 
-    def _run(self, name: str, *argv: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def _wait(self, what: str, holds: Any) -> None:
-        until = time.monotonic() + BEFORE
-        while not holds():
-            for name, process in self._running.items():
-                if process.poll() is not None:
-                    text = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
-                    raise RuntimeError(f"{name} ended with {process.returncode}: {text}")
-            if time.monotonic() > until:
-                raise TimeoutError(f"waiting for {what}; see {self.folder}")
-            time.sleep(0.2)
-
-    def _end(self, name: str, number: int) -> None:
-        process = self._running.pop(name, None)
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(AFTER)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(AFTER)
-
 
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(one) for one in text.split()]
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _by_hand() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        plane = runpy.run_path(str(HERE / "control_plane.py"))["ControlPlane"](Path(scratch))
+        plane = _plane["ControlPlane"](Path(scratch))
         plane.start()
         node = Node(plane)
         try:

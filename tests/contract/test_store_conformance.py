@@ -2,10 +2,7 @@
 
 import asyncio
 import itertools
-import json
 import runpy
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,18 +69,10 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     plane = runpy.run_path(str(path))["ControlPlane"](tmp_path_factory.mktemp("plane"))
     plane.start()
     try:
-        kubectl(
-            plane, "apply", "--server-side", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": all_crds()}
-        )
-        kubectl(plane, "wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        plane.serve(all_crds())
         yield plane
     finally:
         plane.stop()
-
-
-def kubectl(plane: Any, *words: str, given: object = None) -> None:
-    argv = [str(Path(sys.executable).with_name("kubectl")), "--kubeconfig", str(plane.kubeconfig), *words]
-    subprocess.run(argv, input=json.dumps(given), text=True, check=True, timeout=90, capture_output=True)
 
 
 numbers = itertools.count()
@@ -92,7 +81,7 @@ numbers = itertools.count()
 @each_check
 def test_cluster(check: Check, plane: Any) -> None:
     namespace = f"check-{next(numbers)}"
-    kubectl(plane, "create", "namespace", namespace)
+    plane.kubectl("create", "namespace", namespace)
 
     async def run() -> None:
         async def reopen() -> KubernetesStore:

@@ -40,11 +40,7 @@ class Cluster:
     loops: list[str] = field(default_factory=list)
 
     def kubectl(self, *words: str, given: object = None) -> str:
-        argv = ["kubectl", "--kubeconfig", str(self.plane.kubeconfig), "--request-timeout=20s", *words]
-        text = json.dumps(given) if given is not None else None
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
-        return done.stdout
+        return str(self.plane.kubectl(*words, given=given))
 
     def objects(self, kind: str) -> list[Object]:
         return list(json.loads(self.kubectl("get", kind, "-n", NAMESPACE, "-o", "json"))["items"])
@@ -104,11 +100,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         image = runpy.run_path(str(ROOT / "scripts" / "image"))
         image["archive"](folder / "image.tar", TAG, image["contents"](), ["tranship"])
         node.load_image(folder / "image.tar")
-        crds = {"apiVersion": "v1", "kind": "List", "items": definitions()}
-        made.kubectl("apply", "--server-side", "-f", "-", given=crds)
-        ours = {"apiVersion": "v1", "kind": "List", "items": all_crds()}
-        made.kubectl("apply", "--server-side", "-f", "-", given=ours)
-        made.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        plane.serve([*definitions(), *all_crds()])
         made.kubectl("create", "namespace", NAMESPACE)
         made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         made.kubectl("create", "serviceaccount", "tranship", "-n", "default")

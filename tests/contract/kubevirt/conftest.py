@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tranship.lab.kubevirt.schemas import definitions
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
@@ -19,24 +16,25 @@ from tranship.providers.kubevirt.connect import connection
 from tranship.providers.kubevirt.target import KubevirtTarget
 
 CONTROL_PLANE = Path(__file__).parents[2] / "cluster" / "control_plane.py"
-KUBECTL = Path(sys.executable).with_name("kubectl")
 MIB = 1 << 20
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    url: str
-    kubeconfig: Path
-    ca: str
+    plane: Any
+
+    @property
+    def url(self) -> str:
+        return str(self.plane.url)
+
+    @property
+    def ca(self) -> str:
+        return str(self.plane.ca.read_text())
 
     def kubectl(self, *arguments: str, given: object = None, fails: bool = False) -> str:
         """Its output; with `fails` what it complains of."""
-        text = json.dumps(given) if given is not None else None
-        argv = [str(KUBECTL), "--kubeconfig", str(self.kubeconfig), "--request-timeout=20s", *arguments]
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=60, check=False)
-        assert bool(done.returncode) == fails, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stderr if fails else done.stdout
+        return str(self.plane.kubectl(*arguments, given=given, fails=fails))
 
     def make(self, obj: Object) -> Object:
         made: Object = json.loads(self.kubectl("create", "-o", "json", "-f", "-", given=obj))
@@ -72,12 +70,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     plane = runpy.run_path(str(CONTROL_PLANE))["ControlPlane"](tmp_path_factory.mktemp("control-plane"))
     plane.start()
     try:
-        path = Path(plane.kubeconfig)
-        told = yaml.safe_load(path.read_text())["clusters"][0]["cluster"]
-        made = Cluster(plane.url, path, Path(path.parent, told["certificate-authority"]).read_text())
-        crds = {"apiVersion": "v1", "kind": "List", "items": definitions()}
-        made.kubectl("apply", "--server-side", "-f", "-", given=crds)
-        made.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        made = Cluster(plane)
+        plane.serve(definitions())
         made.kubectl("create", "namespace", "accounts")
         made.kubectl("create", "serviceaccount", "admin", "-n", "accounts")
         made.kubectl("create", "serviceaccount", "nobody", "-n", "accounts")
