@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -18,8 +18,6 @@ from tranship.cli.context import data_directory
 from tranship.errors import Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tranship.cluster.kubeconfig import Access
     from tranship.controllers.leader import Leader
 
@@ -82,7 +80,6 @@ async def _serve(directory: Path, host: str, port: int) -> None:
 
 
 async def _control(directory: Path, cluster: "Access") -> None:
-    from tranship.app import running
     from tranship.controllers.leader import Leader
     from tranship.store.kubernetes import KubernetesStore
 
@@ -92,7 +89,7 @@ async def _control(directory: Path, cluster: "Access") -> None:
     stop = asyncio.create_task(_stopped().wait())
     lost = asyncio.create_task(leader.lost.wait())
     click.echo(f"tranship {__version__} on {cluster.url}: waiting for its turn as {identity}", err=True)
-    leading = asyncio.create_task(_lead(leader, directory, cluster, running))
+    leading = asyncio.create_task(_lead(leader, directory, cluster))
     await asyncio.wait({leading, stop, lost}, return_when=asyncio.FIRST_COMPLETED)
     leading.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -102,7 +99,9 @@ async def _control(directory: Path, cluster: "Access") -> None:
         raise Busy("another process may act now", what="the controllers", fault="the lease was lost")
 
 
-async def _lead(leader: "Leader", directory: Path, cluster: "Access", running: "Callable[..., Any]") -> None:
+async def _lead(leader: "Leader", directory: Path, cluster: "Access") -> None:
+    from tranship.app import running
+
     async with leader.leading(), running(directory, cluster=cluster, boundary=leader.check):
         click.echo(f"tranship works on the objects of {cluster.url} (movers in {directory})", err=True)
         await asyncio.Event().wait()

@@ -31,7 +31,6 @@ from tranship.resources.meta import Kind
 
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Kind("", "v1", "pods", "Pod")
-SECRET = Kind("", "v1", "secrets", "Secret")
 CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 EVENT = Kind("", "v1", "events", "Event")
 JOB = Kind("batch", "v1", "jobs", "Job")
@@ -73,7 +72,7 @@ class Api:
 
     def path(self, path: str) -> Object:
         """What a path beside the objects says: /version, /apis."""
-        return self._call("GET", path, f"reading {path}")
+        return decoded(self._call("GET", path, f"reading {path}"))
 
     def groups(self) -> frozenset[str]:
         """The API groups that the cluster serves."""
@@ -81,7 +80,7 @@ class Api:
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object:
         """Raises NotFound."""
-        return self._call("GET", path_of(kind, namespace, name), saying("reading", kind, name, namespace))
+        return decoded(self._call("GET", path_of(kind, namespace, name), saying("reading", kind, name, namespace)))
 
     def find(self, kind: Kind, name: str, namespace: str = "", *, optional: bool = False) -> Object | None:
         """None = there is none of that name. optional: also where the cluster does not serve the kind; else that raises
@@ -97,7 +96,9 @@ class Api:
         """All of a namespace; "" = of the whole cluster."""
         query: dict[str, str | int] = {"limit": PAGE} | ({"labelSelector": labels} if labels else {})
         while True:
-            page = self._call("GET", path_of(kind, namespace), saying("listing", kind, "", namespace), query=query)
+            page = decoded(
+                self._call("GET", path_of(kind, namespace), saying("listing", kind, "", namespace), query=query)
+            )
             yield from page.get("items") or ()
             query["continue"] = (page.get("metadata") or {}).get("continue") or ""
             if not query["continue"]:
@@ -108,7 +109,7 @@ class Api:
         meta = pod["metadata"]
         path = f"{path_of(POD, meta['namespace'], meta['name'])}/log"
         doing = saying("reading the log of", POD, meta["name"], meta["namespace"])
-        return self._send("GET", path, doing, query={"tailLines": lines}).text
+        return self._call("GET", path, doing, query={"tailLines": lines}).text
 
     def create(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
         """dry_run: everything is checked, by the cluster's own admission too, and nothing made. Raises AlreadyExists."""
@@ -116,20 +117,22 @@ class Api:
         name, namespace = meta.get("name", ""), meta.get("namespace", "")
         query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
         doing = saying("creating", kind, name, namespace)
-        return self._call("POST", path_of(kind, namespace), doing, query=query, body=obj)
+        return decoded(self._call("POST", path_of(kind, namespace), doing, query=query, body=obj))
 
     def patch(self, kind: Kind, obj: Object, patch: Object) -> Object:
         """A merge patch of precisely the object that was read: Conflict when another one has its name now."""
         meta = obj["metadata"]
         name, namespace = meta["name"], meta.get("namespace", "")
         metadata = {"uid": meta["uid"], **patch.get("metadata", {})}
-        return self._call(
-            "PATCH",
-            path_of(kind, namespace, name),
-            saying("changing", kind, name, namespace),
-            query={"fieldManager": FIELD_MANAGER},
-            body={**patch, "metadata": metadata},
-            content_type="application/merge-patch+json",
+        return decoded(
+            self._call(
+                "PATCH",
+                path_of(kind, namespace, name),
+                saying("changing", kind, name, namespace),
+                query={"fieldManager": FIELD_MANAGER},
+                body={**patch, "metadata": metadata},
+                content_type="application/merge-patch+json",
+            )
         )
 
     def delete(self, kind: Kind, obj: Object) -> None:
@@ -145,18 +148,6 @@ class Api:
             return
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        doing: str,
-        *,
-        query: Mapping[str, str | int] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        return decoded(self._send(method, path, doing, query=query, body=body, content_type=content_type))
-
-    def _send(
         self,
         method: str,
         path: str,

@@ -295,11 +295,10 @@ class MigrationController:
         work = self._work / run.migration.uid
         with contextlib.suppress(NotFound):  # the provider was removed
             target = self._providers.get(run.plan.spec.provider.destination, run.plan.namespace).target
-            for vm in run.vms.values():
-                if target is None:
-                    break
-                movers = target.movers(msgspec.convert(vm.order, MachineOrder), work / vm.id)
-                await asyncio.to_thread(movers.forget)
+            if target is not None:
+                for vm in run.vms.values():
+                    movers = target.movers(msgspec.convert(vm.order, MachineOrder), work / vm.id)
+                    await asyncio.to_thread(movers.forget)
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     async def _say(self, migration: Migration, type: str, category: Category, text: str, remedy: str) -> None:

@@ -59,7 +59,7 @@ class HostMovers:
 
     def stop(self, disk: str, round_: int) -> None:
         channel.stop(self._job(disk, round_), STOP_DEADLINE)
-        channel.scrub(self._job(disk, round_))
+        self.end(disk, round_)
 
     def end(self, disk: str, round_: int) -> None:
         channel.scrub(self._job(disk, round_))

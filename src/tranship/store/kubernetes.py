@@ -131,8 +131,8 @@ class KubernetesStore:
     ) -> Object:
         before = await self.get(kind, namespace, name)
         wanted = {"uid": uid, "resourceVersion": resource_version}
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        body["preconditions"] = {key: value for key, value in wanted.items() if value}  # type: ignore[assignment]
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        body["preconditions"] = {key: value for key, value in wanted.items() if value}
         left = await self._call("DELETE", kind, namespace, name, body=body)
         return left if left.get("kind") == kind.kind and left.get("metadata", {}).get("uid") else before
 
@@ -155,9 +155,8 @@ class KubernetesStore:
         if body is not None:
             merge = "merge-patch+" if method == "PATCH" else ""
             headers["Content-Type"] = f"application/{merge}json"
+        if method in ("POST", "PUT", "PATCH"):
             params["fieldManager"] = FIELD_MANAGER
-        if method == "DELETE":
-            params.pop("fieldManager")
         content = None if body is None else msgspec.json.encode(body)
         try:
             answer = await self._http.request(method, path, params=params, content=content, headers=headers)

@@ -8,8 +8,10 @@ from tranship.cluster.api import (
     ATTACHMENT,
     CLAIM,
     INSTANCE,
+    JOB,
     MACHINE,
     NAMESPACE,
+    POD,
     QUOTA,
     REVIEW,
     STORAGE_CLASS,
@@ -17,8 +19,6 @@ from tranship.cluster.api import (
 )
 from tranship.resources.meta import SECRET, Kind
 
-JOB = Kind("batch", "v1", "jobs", "Job")
-POD = Kind("", "v1", "pods", "Pod")
 NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (NAMESPACE, "", ("get",)),
     (STORAGE_CLASS, "", ("list",)),

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, SECRET, Api, Object
+from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
 from tranship.errors import AlreadyExists, Busy, NotFound, Side, TimedOut, TranshipError
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen
 from tranship.providers.base import Reading
 from tranship.providers.copies import seen
 from tranship.providers.kubevirt.marks import foreign, is_ours, marked
-from tranship.resources.meta import Kind
+from tranship.resources.meta import SECRET, Kind
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress, Extent
 from tranship.transfer.channel import Report, State
@@ -73,7 +73,7 @@ class JobMovers:
             return Report(State.LOST)
         if job["spec"].get("suspend"):
             return Report(State.ABSENT)
-        pod = self._pod(job)
+        pod = max(self._pods(job), key=lambda one: one["metadata"]["creationTimestamp"], default=None)
         word = _last_word(pod)
         if word.get("state") == State.DONE.value:
             journal = {"journal": word.pop("journal", None)}
@@ -253,14 +253,8 @@ class JobMovers:
         return found
 
     def _pods(self, job: Object) -> list[Object]:
-        uid = job["metadata"]["uid"]
-        label = f"batch.kubernetes.io/controller-uid={uid}"
-        return sorted(
-            self._api.list(POD, self._order.namespace, label), key=lambda one: one["metadata"]["creationTimestamp"]
-        )
-
-    def _pod(self, job: Object) -> Object | None:
-        return next(iter(self._pods(job)[::-1]), None)
+        label = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
+        return list(self._api.list(POD, self._order.namespace, label))
 
     def _manifest(self, disk: str, round_: int, claim: Object) -> Object:
         name = f"{self._name(disk)}-r{round_}"
@@ -418,11 +412,9 @@ def _lost(job: Object, pod: Object | None) -> Report:
     )
 
 
-def _ended(job: Object) -> str:
+def _ended(job: Object) -> bool:
     conditions = job.get("status", {}).get("conditions") or ()
-    return next(
-        (one["type"] for one in conditions if one["type"] in ("Complete", "Failed") and one["status"] == "True"), ""
-    )
+    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
 
 
 def _started(pod: Object) -> bool:
@@ -453,8 +445,7 @@ def _packed(rounds: Mapping[str, Object]) -> str:
 
 def _owner(kind: Kind, obj: Object) -> Object:
     meta = obj["metadata"]
-    version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-    return {"apiVersion": version, "kind": kind.kind, "name": meta["name"], "uid": meta["uid"]}
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "name": meta["name"], "uid": meta["uid"]}
 
 
 def _claim_of(address: DiskAddress) -> str:
