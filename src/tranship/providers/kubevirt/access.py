@@ -7,6 +7,8 @@ lacking it, which is a warning and keeps nobody from moving VMs into that namesp
 from tranship.cluster.api import (
     ATTACHMENT,
     CLAIM,
+    CONFIG_MAP,
+    EVENT,
     INSTANCE,
     JOB,
     MACHINE,
@@ -27,8 +29,10 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (CLAIM, "", ("get", "list", "create", "patch", "delete")),
     (MACHINE, "", ("get", "list", "create", "patch", "delete")),
     (INSTANCE, "", ("get",)),
-    (JOB, "", ("get", "list", "create", "delete")),
-    (SECRET, "", ("get", "create", "delete")),
+    (JOB, "", ("get", "list", "create", "patch", "delete")),
+    (SECRET, "", ("get", "list", "create", "patch", "delete")),
+    (CONFIG_MAP, "", ("get", "list", "create", "patch", "delete")),
+    (EVENT, "", ("list",)),
     (POD, "", ("list",)),
     (POD, "log", ("get",)),
 )
