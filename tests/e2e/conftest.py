@@ -118,7 +118,7 @@ class Site:
     def assert_nothing_left(self, vm: Any) -> None:
         """On the source: no snapshot, nothing lent."""
         assert vm.snapshots == []
-        assert vm.lease is None or vm.lease.over
+        assert vm.lease is None or not vm.lease.live
 
     async def apply(self, app: App, *documents: Object) -> None:
         for one in documents:

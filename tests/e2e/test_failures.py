@@ -69,7 +69,7 @@ def as_before(
     assert vm.on is on
     assert vm.snapshots == list(snapshots)
     assert not vm.unconsolidated
-    assert vm.lease is None or vm.lease.over
+    assert vm.lease is None or not vm.lease.live
     assert not (site.vms / "moved").exists() or not (site.vms / "moved" / vm.name).exists()
     assert not list((site.directory / "home" / "movers").glob("*"))
     assert "LeftBehind" not in [one.type for one in status.conditions]

@@ -136,7 +136,9 @@ class MigrationController:
             text = f"plan {plan.name} is not ready"
             await self._say(migration, "PlanNotReady", Category.CRITICAL, text, "See the plan's conditions.")
             return None
-        before = [one for one in await migrations_of(self._store, plan) if not one.status.completed]
+        before = [
+            one for one in await migrations_of(self._store, Key(plan.namespace, plan.name)) if not one.status.completed
+        ]
         if before and before[0].uid != migration.uid:
             text = f"migration {before[0].name} of the same plan is under way"
             await self._say(migration, "Pending", Category.ADVISORY, text, "It starts when that one has ended.")

@@ -55,6 +55,8 @@ class PlanController:
         return tuple(self._known)
 
     async def reconcile(self, key: Key) -> float | None:
+        # The runs first: a plan that is read after its run has ended knows which of its VMs are moved, and must be left alone.
+        runs = await migrations_of(self._store, key)
         try:
             plan = Plan.read(await self._store.get(PLAN, *key))
         except NotFound:
@@ -62,7 +64,6 @@ class PlanController:
             return None
         self._known.add(key)
         conditions, now = Conditions(plan.status.conditions), datetime.now(UTC)
-        runs = await migrations_of(self._store, plan)
         executing = any(run.status.started and not run.status.completed for run in runs)
         if executing:
             conditions.delete("Succeeded", "Failed", "Canceled", "Executing")
@@ -203,10 +204,10 @@ def plan_key(migration: Object) -> Key:
     return Key(plan.get("namespace") or migration["metadata"].get("namespace", ""), plan.get("name", ""))
 
 
-async def migrations_of(store: Store, plan: Plan) -> list[Migration]:
+async def migrations_of(store: Store, plan: Key) -> list[Migration]:
     """Oldest first."""
     found = (await store.list(MIGRATION)).items
-    runs = [Migration.read(obj) for obj in found if plan_key(obj) == Key(plan.namespace, plan.name)]
+    runs = [Migration.read(obj) for obj in found if plan_key(obj) == plan]
     return sorted(runs, key=lambda run: (run.metadata.creation_timestamp or datetime.now(UTC), run.name))
 
 
