@@ -17,6 +17,7 @@ from tranship.cluster.kubeconfig import Access
 from tranship.controllers.manager import Manager
 from tranship.controllers.maps import MapController
 from tranship.controllers.migrations import MigrationController
+from tranship.controllers.mirror import Mirror
 from tranship.controllers.plans import PlanController
 from tranship.controllers.providers import ProviderController
 from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP, parse
@@ -30,7 +31,8 @@ from tranship.store.base import Object, Store
 from tranship.store.kubernetes import KubernetesStore
 from tranship.store.sqlite import SqliteStore
 
-SETTLE = 0.2  # seconds in which changes of an inventory are gathered before plans are checked again
+# seconds in which changes of an inventory are gathered before plans are checked again: the more plans, the longer
+SETTLE, SETTLE_EACH = 0.2, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,14 @@ async def running(
         store = KubernetesStore(cluster.client())
     else:
         store = await SqliteStore.open(directory / "tranship.db")
+    mirror = Mirror(store)
     providers = ProviderController(
         store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key)
     )
-    plans = PlanController(store, providers)
+    plans = PlanController(store, mirror, providers)
     migrations = MigrationController(
         store,
+        mirror,
         providers,
         directory / "movers",
         poll=poll,
@@ -69,13 +73,15 @@ async def running(
         again=lambda key: manager.poke(migrations.name, key),
     )
     maps = [MapController(store, providers, kind) for kind in (NETWORK_MAP, STORAGE_MAP)]
-    manager = Manager(store, [providers, *maps, plans, migrations])
+    manager = Manager(mirror, [providers, *maps, plans, migrations])
 
     def dependents() -> None:
         readers: list[MapController | PlanController] = [*maps, plans]
-        for controller in readers:
-            for key in controller.known:
-                manager.poke(controller.name, key, SETTLE)
+        known = [(controller.name, key) for controller in readers for key in controller.known]
+        for name, key in known:
+            manager.poke(name, key, max(SETTLE, SETTLE_EACH * len(known)))
+        for key in migrations.unsettled():
+            manager.poke(migrations.name, key)
 
     work = asyncio.create_task(manager.run(), name="controllers")
     try:

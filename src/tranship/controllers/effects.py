@@ -33,6 +33,9 @@ class Effects:
         """From now on: a provider's connection is opened anew when its secret or settings change."""
         self._source, self._target = source, target
 
+    def uses(self, source: Source, target: Target) -> bool:
+        return self._source is source and self._target is target
+
     @property
     def _movers(self) -> Movers:
         return self._target.movers(self._order, self._work)

@@ -1,33 +1,44 @@
-"""Runs controllers: watches feed keyed queues, one reconcile at a time per key, errors stay with their key.
+"""Runs controllers: what changed goes into keyed queues, one reconcile at a time per key, errors stay with their key.
 
-Called by app.py. A controller says which kinds it watches and which keys a changed object concerns; `reconcile` brings the
-world one step nearer to what the key's object wants and returns in how many seconds it wants to look again (None = at the
-next change).
+Called by app.py. A controller says which kinds it watches, which keys a changed object concerns, and what of an object matters
+to it; `reconcile` brings the world one step nearer to what the key's object wants and returns in how many seconds it wants to
+look again (None = at the next change). Nothing is reconciled before all that is watched has been listed once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import structlog
 
+from tranship.controllers.mirror import Key, Mirror
 from tranship.errors import TranshipError
 from tranship.resources.meta import Kind
-from tranship.store.base import EventType, Object, Store
+from tranship.store.base import Object
 
 log = structlog.get_logger()
 
 LONGEST_BACKOFF = 60.0
 
 
-class Key(NamedTuple):
-    namespace: str
-    name: str
-
-
-def key_of(obj: Object) -> Key:
+def wanted(obj: Object) -> Any:
+    """What users ask for: anything but the status, which controllers write themselves."""
     meta = obj["metadata"]
-    return Key(meta.get("namespace", ""), meta["name"])
+    return meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp")
+
+
+def everything(obj: Object) -> Any:
+    return obj["metadata"].get("uid"), obj["metadata"].get("resourceVersion")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """keys: whom an object concerns. matters: a change that leaves this as it was wakes nobody."""
+
+    keys: Callable[[Object], Iterable[Key]]
+    matters: Callable[[Object], Any] = wanted
 
 
 class Controller(Protocol):
@@ -35,7 +46,7 @@ class Controller(Protocol):
     def name(self) -> str: ...
 
     @property
-    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]: ...
+    def watches(self) -> Mapping[Kind, Watch]: ...
 
     async def reconcile(self, key: Key) -> float | None: ...
 
@@ -85,14 +96,16 @@ class Queue:
 
     def _backoff(self, key: Key) -> float:
         self._failures[key] = self._failures.get(key, 0) + 1
-        return float(min(0.5 * 2.0 ** self._failures[key], LONGEST_BACKOFF))
+        return float(min(0.5 * 2.0 ** min(self._failures[key], 10), LONGEST_BACKOFF))
 
 
 class Manager:
-    def __init__(self, store: Store, controllers: Iterable[Controller]) -> None:
-        self._store = store
+    def __init__(self, mirror: Mirror, controllers: Sequence[Controller]) -> None:
+        self._mirror = mirror
         self._queues = {controller.name: Queue(controller) for controller in controllers}
-        self._controllers = {controller.name: controller for controller in controllers}
+        for controller in controllers:
+            for kind, watch in controller.watches.items():
+                mirror.follow(kind, partial(_told, self._queues[controller.name], watch))
 
     def poke(self, controller: str, key: Key, after: float = 0.0) -> None:
         """Look at key soon: something outside of the store has changed."""
@@ -100,18 +113,15 @@ class Manager:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for name, controller in self._controllers.items():
-                group.create_task(self._queues[name].work(), name=f"{name} worker")
-                for kind, keys in controller.watches.items():
-                    group.create_task(self._feed(self._queues[name], kind, keys), name=f"{name} watches {kind}")
+            group.create_task(self._mirror.run(), name="mirror")
+            await self._mirror.complete()
+            for name, queue in self._queues.items():
+                group.create_task(queue.work(), name=f"{name} worker")
 
-    async def _feed(self, queue: Queue, kind: Kind, keys: Callable[[Object], Iterable[Key]]) -> None:
-        while True:
-            try:
-                async for event in self._store.watch(kind):
-                    if event.type is not EventType.BOOKMARK:
-                        for key in keys(event.object):
-                            queue.add(key)
-            except TranshipError as error:
-                log.warning("watch broke; listing again", kind=kind.plural, error=str(error))
-            await asyncio.sleep(0.5)  # a watch that ends at once must not spin
+
+def _told(queue: Queue, watch: Watch, was: Object | None, now: Object | None) -> None:
+    if was is not None and now is not None and watch.matters(was) == watch.matters(now):
+        return
+    concerned = {key for obj in (was, now) if obj is not None for key in watch.keys(obj)}
+    for key in concerned:
+        queue.add(key)

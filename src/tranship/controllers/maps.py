@@ -1,11 +1,12 @@
 """Network and storage maps: are their sources in the inventory, do their destinations exist? Conditions and references."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tranship.controllers.manager import Key, key_of
+from tranship.controllers.manager import Watch
+from tranship.controllers.mirror import Key, key_of
 from tranship.controllers.providers import ProviderController
 from tranship.errors import NotFound, NotUnique, TranshipError
 from tranship.inventory.estate import Estate, Named, find
@@ -14,7 +15,7 @@ from tranship.resources.meta import NETWORK_MAP, Kind, Ref
 from tranship.resources.model import to_json
 from tranship.resources.networkmap import NetworkMap, NetworkPair
 from tranship.resources.storagemap import StorageMap, StoragePair
-from tranship.store.base import Object, Store
+from tranship.store.base import Store
 
 RETRY = 10.0
 
@@ -32,8 +33,8 @@ class MapController:
         return tuple(self._known)
 
     @property
-    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
-        return {self._kind: lambda obj: [key_of(obj)]}
+    def watches(self) -> Mapping[Kind, Watch]:
+        return {self._kind: Watch(lambda obj: [key_of(obj)])}
 
     async def reconcile(self, key: Key) -> float | None:
         try:

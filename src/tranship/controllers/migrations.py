@@ -1,65 +1,51 @@
 """Migrations: start the walk of every VM of a plan, tell the walkers what the user wants, bring the run to its end.
 
-The truth of a run is Migration.status: one entry per VM, saved before anything is asked. Plan.status.migration is a copy for
-those who look at plans, as upstream has it. After a restart the walks go on from there.
+The truth of a run is Migration.status: one entry per VM, saved before anything is asked. After a restart the walks go on from
+there. Nothing is looked at again and again: a run is looked at when its objects, the settings or its providers change, or when
+one of its walks has ended.
 """
 
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
 from tranship.controllers.effects import Effects
-from tranship.controllers.manager import Key, key_of
-from tranship.controllers.plans import migrations_of
+from tranship.controllers.manager import Watch, wanted
+from tranship.controllers.mirror import Key, Mirror, key_of
+from tranship.controllers.plans import migrations_of, plan_key
 from tranship.controllers.providers import ProviderController
-from tranship.controllers.resolve import Route, route, settings_of, ways_of
+from tranship.controllers.resolve import Route, open_sides, route, settings_of, ways_of
+from tranship.controllers.run import Run
 from tranship.controllers.walker import Orders, Walker
-from tranship.errors import NotFound, TranshipError
+from tranship.errors import Busy, NotFound, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.book import BOOK, choose
+from tranship.migration.budget import Budget, Use, Who, holds, use_of
 from tranship.migration.itinerary import begin, ended
 from tranship.migration.mapping import MachineOrder, order
 from tranship.migration.progress import conclude_run
-from tranship.migration.seen import Policy
-from tranship.resources.conditions import READY, Category, Conditions
+from tranship.providers.base import Source, Target
+from tranship.resources.conditions import READY, Category, Condition, Conditions
 from tranship.resources.controller import Settings
 from tranship.resources.meta import FORKLIFT_CONTROLLER, MIGRATION, PLAN, Kind
 from tranship.resources.migration import Migration
 from tranship.resources.model import to_json
-from tranship.resources.plan import HistoryEntry, Plan, ShutdownSpec, SnapshotMaps, SnapshotProviders, SnapshotRef
+from tranship.resources.plan import HistoryEntry, Plan, SnapshotMaps, SnapshotProviders, SnapshotRef
 from tranship.resources.vm import DiskStatus, PlanVM, VMStatus
 from tranship.store.base import Object, Store
 
 log = structlog.get_logger()
 
 FINALIZER = "tranship/migration"  # a deleted Migration cancels its VMs first
-WAITING = "waiting to start: as many VMs as the limit allows are under way"
-SHUTDOWN_DEADLINE = 600.0
-
-
-@dataclass
-class Run:
-    """One migration under way. lock: one write of its status at a time; writes that wait are one."""
-
-    migration: Migration
-    plan: Plan
-    vms: dict[str, VMStatus]
-    walkers: dict[str, Walker] = field(default_factory=dict)
-    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    wanted: int = 0
-    written: int = 0
-
-    @property
-    def finished(self) -> bool:
-        return all(ended(vm, BOOK) for vm in self.vms.values())
+WAITING = "the migration has begun"
 
 
 class MigrationController:
@@ -68,6 +54,7 @@ class MigrationController:
     def __init__(
         self,
         store: Store,
+        mirror: Mirror,
         providers: ProviderController,
         work: Path,
         *,
@@ -76,44 +63,128 @@ class MigrationController:
         again: Callable[[Key], None],
     ) -> None:
         """work: directory of the movers' journals and reports. again: asks for a reconcile of a migration."""
-        self._store, self._providers, self._work = store, providers, work
+        self._store, self._mirror, self._providers, self._work = store, mirror, providers, work
         self._poll, self._boundary, self._again = poll, boundary, again
         self._runs: dict[Key, Run] = {}
+        self._budget = Budget(self._lane, self._granted)
+        self._counted = False
 
     @property
-    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
-        def all_runs(obj: Object) -> list[Key]:
-            return list(self._runs)
+    def watches(self) -> Mapping[Kind, Watch]:
+        return {
+            MIGRATION: Watch(self._of_migration, lambda obj: (wanted(obj), obj.get("status", {}).get("completed"))),
+            PLAN: Watch(self._of_plan, lambda obj: (wanted(obj), _validated(obj))),
+            FORKLIFT_CONTROLLER: Watch(lambda obj: tuple(self._runs)),
+        }
 
-        return {MIGRATION: lambda obj: [key_of(obj)], PLAN: all_runs, FORKLIFT_CONTROLLER: all_runs}
+    def _of_migration(self, obj: Object) -> list[Key]:
+        """It, and when it has ended those that wait for it."""
+        if not obj.get("status", {}).get("completed"):
+            return [key_of(obj)]
+        return [key_of(obj), *self._open(plan_key(obj))]
+
+    def _of_plan(self, obj: Object) -> list[Key]:
+        return self._open(key_of(obj))
+
+    def _open(self, plan: Key) -> list[Key]:
+        return [Key(run.namespace, run.name) for run in migrations_of(self._mirror, plan) if not run.status.completed]
+
+    def unsettled(self) -> list[Key]:
+        """A provider has changed: runs that wait for it, or whose walkers use a connection that was closed."""
+        self._budget.admit()  # VMs may be on other hosts now
+        return [key for key, run in self._runs.items() if not self._settled(run)]
+
+    def _settled(self, run: Run) -> bool:
+        try:
+            sides = open_sides(self._mirror, self._providers, run.plan)
+        except TranshipError:
+            return True  # its walkers say so, and wait
+        return all(
+            ended(vm, BOOK) or (id in run.walkers and run.walkers[id].effects.uses(*sides))
+            for id, vm in run.vms.items()
+        )
 
     async def close(self) -> None:
         """Stop looking. Movers go on; whoever starts next adopts them."""
-        tasks = [task for run in self._runs.values() for task in run.tasks.values()]
+        for run in self._runs.values():
+            await self._halt(run)
+
+    async def _halt(self, run: Run) -> None:
+        tasks = list(run.tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    # --- the budget ---
+
+    def _count(self) -> None:
+        """Whoever was under way when this process began holds a slot, be its run taken up yet or not."""
+        for key, obj in self._mirror.objects(MIGRATION).items():
+            status = obj.get("status", {})
+            for entry in () if status.get("completed") else status.get("vms", ()):
+                vm = VMStatus.model_validate(entry, by_alias=True, by_name=False)
+                if holds(vm, BOOK):
+                    self._budget.hold(Who(key, vm.id), use_of(vm))
+        self._counted = True
+
+    def _lane(self, who: Who) -> Hashable:
+        key = who.run
+        assert isinstance(key, Key)
+        run = self._runs.get(key)
+        if run is not None:
+            return self._providers.lane(run.source_key, who.vm)
+        migration = self._mirror.objects(MIGRATION).get(key)
+        plan = self._mirror.objects(PLAN).get(plan_key(migration)) if migration else None
+        if plan is None:
+            return None
+        source = plan["spec"]["provider"]["source"]
+        return self._providers.lane(
+            Key(source.get("namespace") or plan["metadata"]["namespace"], source["name"]), who.vm
+        )
+
+    def _granted(self, who: Who) -> None:
+        assert isinstance(who.run, Key)
+        run = self._runs.get(who.run)
+        if run is not None and who.vm in run.walkers:
+            run.walkers[who.vm].wake.set()
+
     # --- reconcile ---
 
     async def reconcile(self, key: Key) -> float | None:
-        try:
-            migration = Migration.read(await self._store.get(MIGRATION, *key))
-        except NotFound:
-            return None
-        if migration.status.completed:
-            await self._let_go(migration)
-            return None
+        if not self._counted:
+            self._count()
         run = self._runs.get(key)
-        if run is None:
-            run = await self._start(migration)
+        try:
             if run is None:
-                return 3.0
-            self._runs[key] = run
-        return await self._direct(run, migration)
+                if _finished(self._mirror.objects(MIGRATION).get(key)):
+                    return None
+                migration = Migration.read(await self._store.get(MIGRATION, *key))
+                if migration.status.completed:
+                    await self._let_go(migration)
+                    return None
+                run = await self._start(migration)
+                if run is None:
+                    return None  # what it waits for is watched
+                self._runs[key] = run
+            else:
+                await run.read(self._store)
+        except NotFound:
+            await self._lost(key)
+            return None
+        return await self._direct(run)
+
+    async def _lost(self, key: Key) -> None:
+        """Somebody took the finalizer away: nobody can say any more what is wanted, and nothing can be saved."""
+        run = self._runs.pop(key, None)
+        if run is not None:
+            log.warning("the migration is gone; its VMs are left as they are", migration=key.name)
+            await self._halt(run)
+        self._budget.forget(key)
 
     async def _let_go(self, migration: Migration) -> None:
-        self._runs.pop(Key(migration.namespace, migration.name), None)
+        key = Key(migration.namespace, migration.name)
+        self._runs.pop(key, None)
+        self._budget.forget(key)
         if migration.metadata.deletion_timestamp and FINALIZER in migration.metadata.finalizers:
             left = [one for one in migration.metadata.finalizers if one != FINALIZER]
             patch = {"metadata": {"finalizers": left}}
@@ -121,45 +192,63 @@ class MigrationController:
 
     async def _start(self, migration: Migration) -> Run | None:
         """None = it cannot start yet; its conditions say why."""
+        ref = migration.spec.plan
         try:
-            ref = migration.spec.plan
-            plan = Plan.read(await self._store.get(PLAN, ref.namespace or migration.namespace, ref.name))
+            found = await self._store.get(PLAN, ref.namespace or migration.namespace, ref.name)
+            if migration.status.vms:
+                found.get("status", {}).get("migration", {}).pop("vms", None)  # the run knows better
+            plan = Plan.read(found)
         except NotFound as error:
             await self._say(migration, "PlanNotValid", Category.CRITICAL, str(error), "Correct spec.plan.")
             return None
         if migration.status.vms:  # a restart: what was begun goes on, whatever the plan's checks say now
-            return Run(migration, plan, {vm.id: vm for vm in migration.status.vms})
+            return Run.of(migration, plan, migration.status.vms)
         if migration.metadata.deletion_timestamp:
-            await self._complete(Run(migration, plan, {}))
+            await self._complete(Run.of(migration, plan, ()))
             return None
         if not Conditions(plan.status.conditions).ready or plan.status.observed_generation != plan.metadata.generation:
             text = f"plan {plan.name} is not ready"
             await self._say(migration, "PlanNotReady", Category.CRITICAL, text, "See the plan's conditions.")
             return None
-        before = [
-            one for one in await migrations_of(self._store, Key(plan.namespace, plan.name)) if not one.status.completed
-        ]
-        if before and before[0].uid != migration.uid:
-            text = f"migration {before[0].name} of the same plan is under way"
+        before = self._before(migration)
+        if before:
+            text = f"migration {before} of the same plan is under way"
             await self._say(migration, "Pending", Category.ADVISORY, text, "It starts when that one has ended.")
             return None
         return await self._begin(migration, plan)
 
-    async def _begin(self, migration: Migration, plan: Plan) -> Run | None:
+    def _before(self, migration: Migration) -> str:
+        """Name of the migration that has to end first: one of its plan that runs, or was made earlier."""
+        own = Key(migration.namespace, migration.name)
+        runs = [
+            run
+            for run in migrations_of(
+                self._mirror, Key(migration.spec.plan.namespace or migration.namespace, migration.spec.plan.name)
+            )
+            if not run.status.completed
+        ]
+        others = [run for run in runs if run.uid != migration.uid]
+        for run in others:
+            if run.status.started or Key(run.namespace, run.name) in self._runs:
+                return run.name
+        first = runs[0] if runs else migration
+        return "" if Key(first.namespace, first.name) == own else first.name
+
+    async def _begin(self, migration: Migration, plan: Plan) -> Run:
         try:
             leads = await route(self._store, self._providers, plan)
-            settings = await settings_of(self._store)
+            settings = settings_of(self._mirror)
             vms = [await self._status(migration, plan, entry, leads, settings) for entry in plan.spec.vms]
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
-            return None
+            raise
         if FINALIZER not in migration.metadata.finalizers:
             finalizers = [*migration.metadata.finalizers, FINALIZER]
             body = await self._store.patch(
                 MIGRATION, migration.namespace, migration.name, {"metadata": {"finalizers": finalizers}}
             )
             migration = Migration.read(body)
-        run = Run(migration, plan, {vm.id: vm for vm in vms})
+        run = Run.of(migration, plan, vms)
         now = datetime.now(UTC)
         migration.status.started = now
         conditions = Conditions(migration.status.conditions)
@@ -167,7 +256,7 @@ class MigrationController:
         conditions.set(READY, Category.REQUIRED, now, message="the migration is ready", durable=True)
         conditions.set("Running", Category.ADVISORY, now, message="the migration runs", durable=True)
         plan.status.migration.history.append(_history(run, leads))
-        await self._write(run)
+        await run.write(self._store)
         log.info("migration started", migration=migration.name, plan=plan.name, vms=len(vms))
         return run
 
@@ -193,58 +282,50 @@ class MigrationController:
         itinerary = choose(plan.warm, {way.way for way in ways.values()})
         return begin(status, itinerary, datetime.now(UTC), WAITING)
 
-    async def _direct(self, run: Run, migration: Migration) -> float | None:
-        """Tell the walkers what the user wants now; start walkers as far as the limit allows."""
-        run.migration.spec, run.migration.metadata = migration.spec, migration.metadata
-        settings = await settings_of(self._store)
-        run.plan.spec = Plan.read(await self._store.get(PLAN, run.plan.namespace, run.plan.name)).spec
-        leads: Route | None = None
-        for id, vm in run.vms.items():
-            if ended(vm, BOOK):
-                continue
-            orders = _orders(run, vm, settings)
-            walker = run.walkers.get(id)
-            if walker is not None:
-                self._reconnect(run.plan, walker)
-                if walker.orders != orders:
-                    walker.orders = orders
-                    walker.wake.set()
-            elif vm.phase != "Started" or orders.cancelled or self._busy() < settings.max_vm_inflight:
-                leads = leads or await route(self._store, self._providers, run.plan)
-                self._walk(run, vm, orders, leads)
+    async def _direct(self, run: Run) -> float | None:
+        """Tell the walkers what the user wants now, and which connections are open."""
         if run.finished:
             await self._complete(run)
             return None
-        return 5.0
-
-    def _reconnect(self, plan: Plan, walker: Walker) -> None:
-        """The connections that are open now. One that is in trouble is left: its walker says so, and waits."""
-        with contextlib.suppress(TranshipError):
-            source = self._providers.get(plan.spec.provider.source, plan.namespace).source
-            target = self._providers.get(plan.spec.provider.destination, plan.namespace).target
-            if source is not None and target is not None:
-                walker.effects.use(source, target)
-
-    def _busy(self) -> int:
-        return sum(
-            not walker.pausing and not ended(walker.vm, BOOK)
-            for run in self._runs.values()
-            for walker in run.walkers.values()
-        )
+        settings = settings_of(self._mirror)
+        self._budget.limit = settings.max_vm_inflight
+        self._budget.admit()
+        try:
+            sides, trouble = open_sides(self._mirror, self._providers, run.plan), None
+        except TranshipError as error:
+            sides, trouble = None, error
+        for id, vm in run.vms.items():
+            if ended(vm, BOOK):
+                continue
+            orders, walker = run.orders(vm, settings), run.walkers.get(id)
+            if walker is not None:
+                if sides is not None:
+                    walker.effects.use(*sides)
+                walker.heed(orders)
+            elif sides is not None:
+                self._walk(run, vm, orders, *sides)
+            elif not isinstance(trouble, Busy) and trouble is not None:
+                raise trouble
+        return None  # a provider that is being opened tells when it is
 
     # --- walking ---
 
-    def _walk(self, run: Run, vm: VMStatus, orders: Orders, leads: Route) -> None:
+    def _walk(self, run: Run, vm: VMStatus, orders: Orders, source: Source, target: Target) -> None:
         made = msgspec.convert(vm.order, MachineOrder)
-        known = leads.source_estate.vms.get(vm.id) or VM(id=vm.id, name=vm.name)
         work = self._work / run.migration.uid / vm.id
-        effects = Effects(leads.source, leads.target, known, made, work, verify=run.plan.spec.verify)
+        known = self._providers.vm(run.source_key, vm.id) or VM(id=vm.id, name=vm.name)
+        effects = Effects(source, target, known, made, work, verify=run.plan.spec.verify)
 
         async def save(status: VMStatus) -> None:
             run.vms[status.id] = status
-            await self._write(run)
+            await run.write(self._store)
 
-        walker = Walker(vm, orders, effects, save, poll=self._poll, boundary=self._boundary)
+        async def refresh() -> bool:
+            await run.read(self._store)
+            return walker.heed(run.orders(walker.vm, settings_of(self._mirror)))
+
+        slots = Slots(self._budget, Who(run.key, vm.id))
+        walker = Walker(vm, orders, effects, save, refresh, slots, poll=self._poll, boundary=self._boundary)
         run.walkers[vm.id] = walker
         task = asyncio.create_task(walker.walk(), name=f"walk {vm.name}")
         run.tasks[vm.id] = task
@@ -255,27 +336,7 @@ class MigrationController:
         run.tasks.pop(id, None)
         if not task.cancelled() and (error := task.exception()):
             log.error("walk broke off; it is taken up again", vm=run.vms[id].name, error=repr(error), exc_info=error)
-        self._again(Key(run.migration.namespace, run.migration.name))
-
-    async def _write(self, run: Run) -> None:
-        """Make the run's present state durable. Callers that wait for the lock share one write."""
-        run.wanted += 1
-        mine = run.wanted
-        async with run.lock:
-            if run.written >= mine:
-                return
-            run.written = run.wanted
-            vms = [to_json(vm) for vm in run.vms.values()]
-            status = {**to_json(run.migration.status), "vms": vms}
-            namespace = run.migration.namespace
-            await self._store.patch(MIGRATION, namespace, run.migration.name, {"status": status}, subresource="status")
-            copy = {**to_json(run.plan.status.migration), "vms": vms, "started": status.get("started")}
-            copy["completed"] = status.get("completed")
-            patch = {"status": {"migration": copy}}
-            try:
-                await self._store.patch(PLAN, run.plan.namespace, run.plan.name, patch, subresource="status")
-            except NotFound:
-                log.warning("the plan was deleted; the migration goes on", plan=run.plan.name)
+        self._again(run.key)
 
     async def _complete(self, run: Run) -> None:
         """Every VM's walk has ended."""
@@ -288,7 +349,7 @@ class MigrationController:
         history = run.plan.status.migration.history
         if history:
             history[-1].conditions = list(conditions.list)
-        await self._write(run)
+        await run.write(self._store)
         log.info("migration ended", migration=run.migration.name, outcomes=",".join(outcomes))
         await self._let_go(run.migration)
 
@@ -312,27 +373,34 @@ class MigrationController:
         await self._store.patch(MIGRATION, migration.namespace, migration.name, patch, subresource="status")
 
 
-def _orders(run: Run, vm: VMStatus, settings: Settings) -> Orders:
-    migration, spec = run.migration, run.plan.spec
-    shutdown = spec.shutdown or ShutdownSpec()
-    precopy = spec.precopy
-    disks = {disk.id: disk.capacity for disk in vm.disks}
-    policy = Policy(
-        mark=f"tranship-{migration.uid[:8]}-{vm.id}",
-        disks=disks,
-        disk_names=tuple(disk.name for disk in vm.disks),
-        machine=str(vm.order["name"]),
-        interval=settings.precopy_seconds(precopy),
-        target_downtime=precopy.target_downtime_seconds if precopy else None,
-        enable_change_tracking=bool(precopy and precopy.enable_change_tracking),
-        quiesce=bool(precopy and precopy.quiesce),
-        shutdown_deadline=SHUTDOWN_DEADLINE if shutdown.deadline_seconds is None else shutdown.deadline_seconds,
-        hard_power_off=shutdown.hard_power_off,
-        removal_deadline=settings.snapshot_removal_timeout,
-        power=spec.power_state(vm),
-        delete_on_fail=spec.deletes_on_failure(vm),
-    )
-    return Orders(policy, migration.cutover_of(vm.id), migration.cancels(id=vm.id, name=vm.name))
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The budget, for one walker."""
+
+    budget: Budget
+    who: Who
+
+    def ask(self, use: Use, since: datetime) -> bool:
+        return self.budget.ask(self.who, use, since)
+
+    def release(self) -> None:
+        self.budget.release(self.who)
+
+
+def _validated(plan: Object) -> Any:
+    """What a migration that waits for its plan waits for."""
+    status = plan.get("status", {})
+    ready = Conditions(
+        [Condition.model_validate(one, by_alias=True, by_name=False) for one in status.get("conditions", ())]
+    ).ready
+    return ready, status.get("observedGeneration")
+
+
+def _finished(migration: Object | None) -> bool:
+    """Nothing is left to be done about it: thousands of them cost nothing."""
+    if migration is None or migration["metadata"].get("deletionTimestamp"):
+        return False
+    return bool(migration.get("status", {}).get("completed"))
 
 
 def _history(run: Run, leads: Route) -> HistoryEntry:

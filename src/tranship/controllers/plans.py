@@ -1,15 +1,16 @@
 """Plans: can every VM be moved as the plan says? All causes as conditions, before anything is touched.
 
 Also says by which way each disk will come, what a probe of the ways found, and how the plan's migrations stand. While a
-migration runs the checks rest: the world that they would look at is the migration's doing. The plan's status.migration belongs
-to the migration controller.
+migration runs the checks rest, and the plan costs nothing: the world that they would look at is the migration's doing. The
+plan's status.migration belongs to the migration controller.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from tranship.controllers.manager import Key, key_of
+from tranship.controllers.manager import Watch, everything, wanted
+from tranship.controllers.mirror import Key, Mirror, key_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route, settings_of, ways_of
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
@@ -33,41 +34,41 @@ RETRY = 5.0
 class PlanController:
     name = "plan"
 
-    def __init__(self, store: Store, providers: ProviderController) -> None:
-        self._store, self._providers = store, providers
+    def __init__(self, store: Store, mirror: Mirror, providers: ProviderController) -> None:
+        self._store, self._mirror, self._providers = store, mirror, providers
         self._probes: dict[tuple[str, int, str], tuple[Probe, ...]] = {}  # (plan uid, generation, VM id)
         self._known: set[Key] = set()
 
     @property
-    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
-        def by_map(obj: Object) -> list[Key]:
-            return list(self._known)
-
+    def watches(self) -> Mapping[Kind, Watch]:
+        by_map = Watch(lambda obj: self.known, everything)
         return {
-            PLAN: lambda obj: [key_of(obj)],
-            MIGRATION: lambda obj: [plan_key(obj)],
+            PLAN: Watch(lambda obj: [key_of(obj)], lambda obj: (wanted(obj), _times(obj, "migration"))),
+            MIGRATION: Watch(lambda obj: [plan_key(obj)], lambda obj: (obj["metadata"].get("uid"), _times(obj))),
             NETWORK_MAP: by_map,
             STORAGE_MAP: by_map,
         }
 
     @property
     def known(self) -> Iterable[Key]:
+        """Those that are checked when the world changes."""
         return tuple(self._known)
 
     async def reconcile(self, key: Key) -> float | None:
         # The runs first: a plan that is read after its run has ended knows which of its VMs are moved, and must be left alone.
-        runs = await migrations_of(self._store, key)
+        runs = migrations_of(self._mirror, key)
         try:
             plan = Plan.read(await self._store.get(PLAN, *key))
         except NotFound:
             self._known.discard(key)
             return None
-        self._known.add(key)
         conditions, now = Conditions(plan.status.conditions), datetime.now(UTC)
         executing = any(run.status.started and not run.status.completed for run in runs)
         if executing:
+            self._known.discard(key)
             conditions.delete("Succeeded", "Failed", "Canceled", "Executing")
         else:
+            self._known.add(key)
             conditions.begin_staging()
             await self._validate(plan, conditions, now)
             conditions.end_staging()
@@ -90,7 +91,7 @@ class PlanController:
                 "GuestNotConverted", Category.WARN, now, reason="NotSupported", message=text, suggestion=remedy
             )
         try:
-            settings = await settings_of(self._store)
+            settings = settings_of(self._mirror)
             leads = await route(self._store, self._providers, plan)
         except Busy as error:
             conditions.set("ProviderNotReady", Category.ERROR, now, reason="Staging", message=str(error))
@@ -204,11 +205,18 @@ def plan_key(migration: Object) -> Key:
     return Key(plan.get("namespace") or migration["metadata"].get("namespace", ""), plan.get("name", ""))
 
 
-async def migrations_of(store: Store, plan: Key) -> list[Migration]:
-    """Oldest first."""
-    found = (await store.list(MIGRATION)).items
-    runs = [Migration.read(obj) for obj in found if plan_key(obj) == plan]
+def migrations_of(mirror: Mirror, plan: Key) -> list[Migration]:
+    """Oldest first; of their VMs no more than the mirror has."""
+    runs = [Migration.read(obj) for obj in mirror.objects(MIGRATION).values() if plan_key(obj) == plan]
     return sorted(runs, key=lambda run: (run.metadata.creation_timestamp or datetime.now(UTC), run.name))
+
+
+def _times(obj: Object, *path: str) -> tuple[str, str]:
+    """When a run began and ended."""
+    status = obj.get("status", {})
+    for name in path:
+        status = status.get(name, {})
+    return status.get("started", ""), status.get("completed", "")
 
 
 def _say_findings(findings: Iterable[Finding], conditions: Conditions, now: datetime) -> None:

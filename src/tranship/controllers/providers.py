@@ -6,22 +6,24 @@ the same reconcile. Estates are published from the source's own thread.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
-from tranship.controllers.manager import Key, key_of
+from tranship.controllers.manager import Watch, everything
+from tranship.controllers.mirror import Key, key_of
 from tranship.errors import Invalid, NotFound, TranshipError
 from tranship.inventory.estate import Estate
+from tranship.inventory.vm import VM
 from tranship.providers import registry
 from tranship.providers.base import Identity, Source, Target
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.meta import PROVIDER, SECRET, Kind, ObjectReference
 from tranship.resources.model import to_json
-from tranship.resources.provider import LOCAL, OPENSHIFT, Provider
+from tranship.resources.provider import LOCAL, OPENSHIFT, VSPHERE, Provider
 from tranship.resources.secret import Secret
 from tranship.store.base import Object, Store
 
@@ -33,9 +35,11 @@ RECHECK = 300.0  # a password may expire, a privilege may be taken away
 
 @dataclass
 class Connection:
-    """version: of Provider and Secret, to know when to open anew. estate None = not loaded yet."""
+    """version: of Provider and Secret, to know when to open anew. estate None = not loaded yet. per_host: VMs are read from
+    the hosts that they are on, and each host is a bottleneck of its own."""
 
     version: str
+    per_host: bool = False
     source: Source | None = None
     target: Target | None = None
     identity: Identity | None = None
@@ -67,8 +71,8 @@ class ProviderController:
         self._uids: dict[str, Key] = {}
 
     @property
-    def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
-        return {PROVIDER: lambda obj: [key_of(obj)], SECRET: self._users}
+    def watches(self) -> Mapping[Kind, Watch]:
+        return {PROVIDER: Watch(lambda obj: [key_of(obj)]), SECRET: Watch(self._users, everything)}
 
     def _users(self, secret: Object) -> list[Key]:
         return [key for key in self._uids.values() if key.namespace == secret["metadata"].get("namespace", "")]
@@ -87,6 +91,17 @@ class ProviderController:
         connection = self._connections.get(self._uids.get(uid, Key("", "")))
         return connection.estate if connection else None
 
+    def vm(self, provider: Key, id: str) -> VM | None:
+        """As the inventory knows it."""
+        connection = self._connections.get(provider)
+        return connection.estate.vms.get(id) if connection and connection.estate else None
+
+    def lane(self, provider: Key, vm: str) -> Hashable:
+        """What a VM's copy is a load for: the ESXi host that it is on, else the whole provider."""
+        connection = self._connections.get(provider)
+        known = self.vm(provider, vm) if connection and connection.per_host else None
+        return provider, known.host if known else ""
+
     def close(self) -> None:
         for connection in self._connections.values():
             connection.close()
@@ -103,6 +118,7 @@ class ProviderController:
         self._uids[provider.uid] = key
         conditions = Conditions(provider.status.conditions)
         conditions.begin_staging()
+        before = self._connections.get(key)
         try:
             connection = await self._connect(key, provider)
             trouble = connection.trouble
@@ -115,7 +131,7 @@ class ProviderController:
         conditions.end_staging()
         was_ready = provider.status.phase == "Ready"
         await self._save(provider, connection, ready=conditions.ready)
-        if conditions.ready != was_ready:
+        if conditions.ready != was_ready or self._connections.get(key) is not before:
             self._changed(key)
         return RETRY if not conditions.ready else RECHECK
 
@@ -130,7 +146,7 @@ class ProviderController:
             return old
         if old is not None:
             await asyncio.to_thread(old.close)
-        connection = self._connections[key] = Connection(version)
+        connection = self._connections[key] = Connection(version, provider.spec.type == VSPHERE)
         try:
             self._open(connection, provider, secret)
             side = connection.source or connection.target

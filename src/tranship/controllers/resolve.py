@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from os import environ
 
-from tranship.controllers.manager import Key
+from tranship.controllers.mirror import Key, Mirror
 from tranship.controllers.providers import Connection, ProviderController
 from tranship.errors import Busy, Invalid, NotFound, NotReady, Side, TranshipError, Unsupported
 from tranship.inventory.estate import Estate, find
@@ -62,6 +62,23 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
     )
 
 
+def open_sides(mirror: Mirror, providers: ProviderController, plan: Plan) -> tuple[Source, Target]:
+    """The connections between which a plan's VMs are under way. Raises Busy until they are open, NotFound when a provider was
+    deleted, and what is wrong with it."""
+    sides = []
+    for ref in (plan.spec.provider.source, plan.spec.provider.destination):
+        try:
+            sides.append(providers.get(ref, plan.namespace))
+        except NotFound:
+            if Key(ref.namespace or plan.namespace, ref.name) not in mirror.objects(PROVIDER):
+                raise
+            raise Busy("it is being opened", what=f"provider {ref.name!r}", fault="Staging") from None
+    source, target = sides
+    if source.source is None or source.estate is None or target.target is None:
+        raise Busy("it is being opened", what=f"a provider of plan {plan.name!r}", fault="Staging")
+    return source.source, target.target
+
+
 async def ways_of(leads: Route, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
     """By which way each disk's bytes will come. Raises Unsupported when a disk has none, or one that movers cannot go."""
     ways = await asyncio.to_thread(leads.source.ways, vm, warm=warm)
@@ -75,10 +92,10 @@ async def ways_of(leads: Route, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
     return ways
 
 
-async def settings_of(store: Store) -> Settings:
-    """What the installation's ForkliftController and the environment say now. Raises Invalid."""
-    found = (await store.list(FORKLIFT_CONTROLLER)).items
-    spec = ForkliftController.read(found[0]).spec if found else None
+def settings_of(mirror: Mirror) -> Settings:
+    """What the installation's ForkliftController and the environment say. Raises Invalid."""
+    found = next(iter(sorted(mirror.objects(FORKLIFT_CONTROLLER).items())), None)
+    spec = ForkliftController.read(found[1]).spec if found else None
     return Settings.from_spec(spec, environ)
 
 

@@ -154,3 +154,7 @@ class DeleteMachine(Ask):
 @dataclass(frozen=True, slots=True)
 class DeleteDisks(Ask):
     pass
+
+
+GRAVE = (ShutDownGuest, PowerOff, StopMachine, DeleteMachine, DeleteDisks)
+"""Nobody takes these back: what the user wants is read once more before."""

@@ -20,7 +20,7 @@ def completed(vm: VMStatus, seen: Seen) -> Verdict:
 COLD = Itinerary(
     "cold",
     (
-        Row("Started", "Initialize", phases.started),
+        Row("Started", "Initialize", phases.started, slot="to start migration"),
         Row("StorePowerState", "Initialize", phases.store_power, phases.record_power),
         Row("PowerOffSource", "Initialize", phases.power_off_source),
         Row("WaitForPowerOff", "Initialize", phases.wait_for_power_off, phases.record_power_off),

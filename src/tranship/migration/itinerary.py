@@ -49,8 +49,11 @@ class Do:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
+    """slot: a slot of the budget is all that is missing."""
+
     why: str
     until: datetime | None = None
+    slot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ Verdict = Advance | Do | Wait | Fail
 @dataclass(frozen=True, slots=True)
 class Row:
     """phase: Forklift's name where it has one. step: the pipeline step that the user sees. deadline: seconds, of a policy.
-    stubborn: goes on when it cannot succeed. point_of_no_return: from here on a cancel comes too late."""
+    stubborn: goes on when it cannot succeed. point_of_no_return: from here on a cancel comes too late. slot: what is waited
+    for, where leaving the row forwards takes a slot of the budget (budget.py). blind: decides by the history, the policy and
+    the clock alone, so nobody needs to look at source, target or movers."""
 
     phase: str
     step: str
@@ -75,6 +80,8 @@ class Row:
     retries: int = 20
     stubborn: bool = False
     point_of_no_return: bool = False
+    slot: str = ""
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ def step(vm: VMStatus, seen: Seen, book: Book) -> tuple[VMStatus, Verdict]:
     if seen.cancelled and itinerary.on_cancel and not _too_late(itinerary, row):
         return _switch(vm, book[itinerary.on_cancel], seen, "cancelled by the user"), Wait("cancelled by the user")
     verdict = _repeat(vm, row, seen, _decide(vm, row, seen))
+    if isinstance(verdict, Advance) and row.slot and not seen.slot:
+        verdict = Wait(f"Waiting {row.slot}: in-flight limit reached (max {seen.policy.inflight}).", slot=True)
     if isinstance(verdict, Fail) and row.stubborn:
         _enter(vm, itinerary, itinerary.after(row), seen.now, f"{LEFT}{verdict.error}")
         return vm, verdict

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from tranship.inventory.vm import Power
-from tranship.migration.itinerary import LEFT, Book, Itinerary
+from tranship.migration.itinerary import LEFT, Book, Itinerary, Verdict, Wait
 from tranship.migration.seen import CopySeen, CopyState, Seen
 from tranship.resources.conditions import Category, Conditions
 from tranship.resources.vm import DiskStatus, Progress, StepError, Task, VMStatus
@@ -106,6 +106,16 @@ def _numbers(one: CopySeen) -> dict[str, str]:
         "bytesCopied": str(one.copied),
         "bytesPerSecond": str(int(one.rate)),
     }
+
+
+def queue(vm: VMStatus, verdict: Verdict, now: datetime) -> None:
+    """Upstream's condition of a VM that waits for its turn, or none."""
+    conditions = Conditions(vm.conditions)
+    if isinstance(verdict, Wait) and verdict.slot:
+        remedy = "Others come to an end first; or raise controller_max_vm_inflight."
+        conditions.set("Pending", Category.ADVISORY, now, message=verdict.why, suggestion=remedy, durable=True)
+    else:
+        conditions.delete("Pending")
 
 
 def conclude(vm: VMStatus, seen: Seen) -> None:

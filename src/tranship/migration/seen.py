@@ -133,6 +133,7 @@ class Policy:
     power: str = "auto"  # on, off or auto = as the source was
     delete_on_fail: bool = True
     backoff: float = 2.0  # of the first repetition; doubles, at most 60
+    inflight: int = 20  # VMs that may be under way at a time, as budget.py counts them
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +148,8 @@ class Seen:
     failed: Mapping[str, TranshipError] = field(default_factory=dict)
     cutover: datetime | None = None  # when the user wants it
     cancelled: bool = False
+    slot: bool = True  # of the budget: the VM holds one, or may have it now
+
+    @property
+    def cutover_due(self) -> bool:
+        return self.cutover is not None and self.cutover <= self.now

@@ -158,17 +158,13 @@ def wait_for_removal(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance("removed and consolidated")
 
 
-def cutover_due(seen: Seen) -> bool:
-    return seen.cutover is not None and seen.cutover <= seen.now
-
-
 def copying_paused(vm: VMStatus, seen: Seen) -> Verdict:
     """Next round when its time comes; shortly before a cutover one more, so that the downtime carries minutes of change."""
     history = phases.precopies(vm)
     lead = timedelta(seconds=churn.lead(history))
     last = history[-1]
     assert last.start is not None and last.end is not None
-    if cutover_due(seen):
+    if seen.cutover_due:
         assert seen.cutover is not None
         if last.start >= seen.cutover - lead:
             return Advance("cutover", to="StorePowerState")
@@ -190,7 +186,7 @@ def _pause(vm: VMStatus, seen: Seen, following: datetime) -> Wait:
 
 
 def paused_without_rounds(vm: VMStatus, seen: Seen) -> Verdict:
-    if cutover_due(seen):
+    if seen.cutover_due:
         return Advance("cutover")
     when = f"cutover at {seen.cutover:%Y-%m-%d %H:%M:%S} UTC" if seen.cutover else "no cutover time is set"
     return Wait(f"the full copy is done; {when}; changes are read at cutover when the VM is off")
@@ -222,7 +218,7 @@ def _removal_deadline(policy: Policy) -> float:
 
 
 _FIRST = (
-    Row("Started", "Initialize", phases.started),
+    Row("Started", "Initialize", phases.started, slot="to start migration"),
     Row("EnableChangeTracking", "Initialize", enable_change_tracking, deadline=_snapshot_deadline),
     Row("CreateInitialSnapshot", "Initialize", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
     Row("WaitForInitialSnapshot", "Initialize", wait_for_snapshot, deadline=_snapshot_deadline),
@@ -249,7 +245,14 @@ WARM = Itinerary(
     "warm",
     (
         *_FIRST,
-        Row("CopyingPaused", "DiskTransfer", copying_paused, jumps=("StorePowerState",)),
+        Row(
+            "CopyingPaused",
+            "DiskTransfer",
+            copying_paused,
+            jumps=("StorePowerState",),
+            slot="to leave the pause",
+            blind=True,
+        ),
         Row("CreateSnapshot", "DiskTransfer", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
         Row("WaitForSnapshot", "DiskTransfer", wait_for_snapshot, deadline=_snapshot_deadline),
         Row("StoreSnapshotDeltas", "DiskTransfer", store_deltas, record_deltas),
@@ -286,7 +289,7 @@ WARM_WITHOUT_VDDK = Itinerary(
     "warm-without-vddk",
     (
         *_FIRST,
-        Row("CopyingPaused", "DiskTransfer", paused_without_rounds),
+        Row("CopyingPaused", "DiskTransfer", paused_without_rounds, slot="to cut over", blind=True),
         *_POWER_OFF,
         Row("RemovePenultimateSnapshot", "Cutover", no_snapshot_left, deadline=_removal_deadline),
         Row("AddFinalCheckpoint", "Cutover", add_checkpoint, record_offline_round),
