@@ -30,9 +30,10 @@ from typing import Any
 from tranship.cluster.kubeconfig import from_kubeconfig
 from tranship.lab.vsphere import VCenter
 from tranship.resources.crds import all_crds
-from tranship.resources.meta import KINDS, MIGRATION, PLAN
+from tranship.resources.meta import KINDS, MIGRATION, PLAN, PROVIDER
 from tranship.store.base import Object, Store
 from tranship.store.kubernetes import KubernetesStore
+from tranship.units import format_time
 
 GOAL_CPU = 0.10  # of one core
 GOAL_MEMORY = 300 << 20  # bytes resident
@@ -40,8 +41,8 @@ MIB = 1 << 20
 API = "forklift.konveyor.io/v1beta1"
 BETWEEN = {"source": {"name": "source"}, "destination": {"name": "here"}}
 TICK = 1.0  # seconds between two looks at the process's CPU time
-CALM = 8  # such seconds in a row without much CPU: the start is over
-PATIENCE = 120.0  # seconds for that
+CALM = 5  # such seconds in a row without much CPU: the start is over
+PATIENCE = 300.0  # seconds for that
 CHURN = 5.0  # seconds between two changes of the inventory
 
 
@@ -71,6 +72,7 @@ async def measure(folder: Path, plane: Any, lab: VCenter, options: argparse.Name
         began = time.monotonic()
         await fill(store, Template(plan, migration, first, options.story), names, options)
         print(f"{len(names)} VMs in {options.plans} plans written in {time.monotonic() - began:.1f} s")
+        await store.patch(PROVIDER, "default", "source", {"status": {"conditions": []}}, subresource="status")
         with controller(folder, plane.kubeconfig) as process:
             return await watch(store, process, lab, names, options)
     finally:
@@ -78,10 +80,14 @@ async def measure(folder: Path, plane: Any, lab: VCenter, options: argparse.Name
 
 
 async def watch(store: Store, process: "Process", lab: VCenter, vms: list[Any], options: argparse.Namespace) -> int:
-    spent, began = process.cpu, time.monotonic()
-    calm_since = await start(process)
-    burst, used = calm_since - began, process.cpu - spent
-    print(f"start: {burst:.0f} s until nothing moves, {used:.1f} CPU seconds, {process.peak / MIB:.0f} MiB at most")
+    began = time.monotonic()
+    await until(store, PROVIDER, "source", lambda provider: "Ready" in conditions(provider), PATIENCE)
+    loaded = time.monotonic() - began
+    calm_since = await calm(process)
+    burst = calm_since - began
+    print(
+        f"start: {loaded:.0f} s for the inventory, {burst:.0f} s until nothing moves, {process.cpu:.1f} CPU seconds in all"
+    )
     async with changing(lab, vms):
         spent, began, most = process.cpu, time.monotonic(), 0
         while time.monotonic() - began < options.seconds:
@@ -105,17 +111,17 @@ def goals(share: float, memory: int) -> list[tuple[str, bool]]:
     ]
 
 
-async def start(process: "Process") -> float:
+async def calm(process: "Process") -> float:
     """Until the process is calm, or PATIENCE is over; the time when it became so."""
-    calm, since, spent = 0, time.monotonic(), process.cpu
+    quiet, since, spent = 0, time.monotonic(), process.cpu
     end = since + PATIENCE
-    while calm < CALM and time.monotonic() < end:
+    while quiet < CALM and time.monotonic() < end:
         await asyncio.sleep(TICK)
         now = process.cpu
         if now - spent > GOAL_CPU * TICK:
-            calm, since = 0, time.monotonic()
+            quiet, since = 0, time.monotonic()
         else:
-            calm += 1
+            quiet += 1
         spent = now
     return since
 
@@ -227,7 +233,7 @@ async def precopied(store: Store, vm: Any) -> tuple[Object, Object]:
     await apply(store, [plan_of("first", [vm])])
     await until(store, PLAN, "first", lambda plan: "Ready" in conditions(plan))
     await apply(store, [document("Migration", "first", spec={"plan": {"name": "first"}})])
-    migration = await until(store, MIGRATION, "first", lambda run: phase(run) == "CopyingPaused")
+    migration = await until(store, MIGRATION, "first", lambda run: why(run).startswith("1 precopies done"))
     return await store.get(PLAN, "default", "first"), migration
 
 
@@ -235,8 +241,8 @@ def conditions(obj: Object) -> set[str]:
     return {one["type"] for one in obj.get("status", {}).get("conditions", []) if one["status"] == "True"}
 
 
-def phase(run: Object) -> str:
-    return "".join(vm["phase"] for vm in run.get("status", {}).get("vms", []))
+def why(run: Object) -> str:
+    return "".join(vm.get("why", "") for vm in run.get("status", {}).get("vms", []))
 
 
 def outcome(run: Object, id: str) -> str:
@@ -270,8 +276,11 @@ class Template:
         text = re.sub(rf"\b{self._first.moref}\b", vm.moref, text).replace("first", vm.name)
         status: Object = json.loads(text)
         last = status["warm"]["precopies"][-1]
-        last["end"] = ended.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return status
+        last["end"] = format_time(ended)
+        following = ended + timedelta(hours=1)
+        status["warm"]["nextPrecopyAt"] = format_time(following)
+        told = re.sub(r"the next at [\d:]+", f"the next at {following:%H:%M:%S}", status["why"])
+        return json.loads(json.dumps(status).replace(status["why"], told))  # type: ignore[no-any-return]
 
     def statuses(self, vms: list[Object], plan: Object, run: Object) -> tuple[Object, Object]:
         """Of a plan and its migration."""
