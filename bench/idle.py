@@ -36,7 +36,7 @@ from tranship.store.kubernetes import KubernetesStore
 from tranship.units import format_time
 
 GOAL_CPU = 0.10  # of one core
-GOAL_MEMORY = 300 << 20  # bytes resident
+GOAL_MEMORY = 300_000_000  # bytes resident
 MIB = 1 << 20
 API = "forklift.konveyor.io/v1beta1"
 BETWEEN = {"source": {"name": "source"}, "destination": {"name": "here"}}
@@ -83,6 +83,8 @@ async def watch(store: Store, process: "Process", lab: VCenter, vms: list[Any], 
     began = time.monotonic()
     await until(store, PROVIDER, "source", lambda provider: "Ready" in conditions(provider), PATIENCE)
     loaded = time.monotonic() - began
+    while process.log.count("VMs under way") < options.plans:  # noqa: ASYNC110 - another process's log
+        await asyncio.sleep(TICK)
     calm_since = await calm(process)
     burst = calm_since - began
     print(
@@ -94,7 +96,7 @@ async def watch(store: Store, process: "Process", lab: VCenter, vms: list[Any], 
             await asyncio.sleep(TICK)
             most = max(most, process.memory)
         share = (process.cpu - spent) / (time.monotonic() - began)
-    print(f"idle: {share:.2%} of one core, {most / MIB:.0f} MiB resident, over {options.seconds} s")
+    print(f"idle: {share:.2%} of one core, {most / 1e6:.0f} MB resident, over {options.seconds} s")
     began = time.monotonic()
     await store.patch(MIGRATION, "default", "run-0", {"spec": {"cancel": [{"id": vms[0].moref}]}})
     await until(store, MIGRATION, "run-0", lambda run: outcome(run, vms[0].moref) == "canceled")
@@ -107,7 +109,7 @@ async def watch(store: Store, process: "Process", lab: VCenter, vms: list[Any], 
 def goals(share: float, memory: int) -> list[tuple[str, bool]]:
     return [
         (f"{share:.1%} of one core, {GOAL_CPU:.0%} are the goal", share < GOAL_CPU),
-        (f"{memory / MIB:.0f} MiB resident, {GOAL_MEMORY / MIB:.0f} are the goal", memory < GOAL_MEMORY),
+        (f"{memory / 1e6:.0f} MB resident, {GOAL_MEMORY / 1e6:.0f} are the goal", memory < GOAL_MEMORY),
     ]
 
 
@@ -146,8 +148,12 @@ async def changing(lab: VCenter, vms: list[Any]) -> AsyncIterator[None]:
 
 
 class Process:
-    def __init__(self, pid: int) -> None:
-        self._proc = Path(f"/proc/{pid}")
+    def __init__(self, pid: int, log: Path) -> None:
+        self._proc, self._log = Path(f"/proc/{pid}"), log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
 
     @property
     def cpu(self) -> float:
@@ -172,10 +178,10 @@ class Process:
 @contextmanager
 def controller(folder: Path, kubeconfig: Path) -> Iterator[Process]:
     argv = [sys.executable, "-m", "tranship", "serve", "--directory", str(folder / "home"), "--kubeconfig"]
-    with (folder / "controller.log").open("ab") as log:
+    with (folder / "controller.log").open("wb") as log:
         process = subprocess.Popen([*argv, str(kubeconfig)], stdout=log, stderr=log)
     try:
-        yield Process(process.pid)
+        yield Process(process.pid, folder / "controller.log")
     except BaseException:
         print((folder / "controller.log").read_text()[-3000:], file=sys.stderr)
         raise

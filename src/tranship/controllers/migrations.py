@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from tranship.errors import Busy, NotFound, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.book import BOOK, choose
 from tranship.migration.budget import Budget, Use, Who, holds, use_of
-from tranship.migration.itinerary import begin, ended
-from tranship.migration.mapping import MachineOrder, order
+from tranship.migration.itinerary import begin
+from tranship.migration.mapping import MachineOrder, order, told
 from tranship.migration.progress import conclude_run
 from tranship.providers.base import Source, Target
 from tranship.resources.conditions import READY, Category, Condition, Conditions
@@ -99,10 +100,7 @@ class MigrationController:
             sides = open_sides(self._mirror, self._providers, run.plan)
         except TranshipError:
             return True  # its walkers say so, and wait
-        return all(
-            ended(vm, BOOK) or (id in run.walkers and run.walkers[id].effects.uses(*sides))
-            for id, vm in run.vms.items()
-        )
+        return all(id in run.walkers and run.walkers[id].effects.uses(*sides) for id in run.open)
 
     async def close(self) -> None:
         """Stop looking. Movers go on; whoever starts next adopts them."""
@@ -276,7 +274,7 @@ class MigrationController:
             )
             for disk in made.disks
         ]
-        status = VMStatus(**entry.model_dump(), disks=disks, order=msgspec.to_builtins(made))
+        status = VMStatus(**entry.model_dump(exclude_unset=True), disks=disks, order=told(made))
         status.id, status.name = vm.id, vm.name
         status.firmware, status.operating_system = vm.firmware, vm.guest_name
         itinerary = choose(plan.warm, {way.way for way in ways.values()})
@@ -284,7 +282,7 @@ class MigrationController:
 
     async def _direct(self, run: Run) -> float | None:
         """Tell the walkers what the user wants now, and which connections are open."""
-        if run.finished:
+        if not run.open:
             await self._complete(run)
             return None
         settings = settings_of(self._mirror)
@@ -294,9 +292,9 @@ class MigrationController:
             sides, trouble = open_sides(self._mirror, self._providers, run.plan), None
         except TranshipError as error:
             sides, trouble = None, error
-        for id, vm in run.vms.items():
-            if ended(vm, BOOK):
-                continue
+        idle = len(run.open - run.walkers.keys())
+        for id in tuple(run.open):
+            vm = run.vm(id)
             orders, walker = run.orders(vm, settings), run.walkers.get(id)
             if walker is not None:
                 if sides is not None:
@@ -306,6 +304,8 @@ class MigrationController:
                 self._walk(run, vm, orders, *sides)
             elif not isinstance(trouble, Busy) and trouble is not None:
                 raise trouble
+        if idle and sides is not None:
+            log.info("VMs under way", migration=run.key.name, vms=idle)
         return None  # a provider that is being opened tells when it is
 
     # --- walking ---
@@ -317,15 +317,16 @@ class MigrationController:
         effects = Effects(source, target, known, made, work, verify=run.plan.spec.verify)
 
         async def save(status: VMStatus) -> None:
-            run.vms[status.id] = status
-            await run.write(self._store)
+            await run.save(status, self._store)
 
         async def refresh() -> bool:
             await run.read(self._store)
             return walker.heed(run.orders(walker.vm, settings_of(self._mirror)))
 
         slots = Slots(self._budget, Who(run.key, vm.id))
-        walker = Walker(vm, orders, effects, save, refresh, slots, poll=self._poll, boundary=self._boundary)
+        walker = Walker(
+            partial(run.vm, vm.id), orders, effects, save, refresh, slots, poll=self._poll, boundary=self._boundary
+        )
         run.walkers[vm.id] = walker
         task = asyncio.create_task(walker.walk(), name=f"walk {vm.name}")
         run.tasks[vm.id] = task
@@ -335,13 +336,13 @@ class MigrationController:
         run.walkers.pop(id, None)
         run.tasks.pop(id, None)
         if not task.cancelled() and (error := task.exception()):
-            log.error("walk broke off; it is taken up again", vm=run.vms[id].name, error=repr(error), exc_info=error)
+            log.error("walk broke off; it is taken up again", vm=id, error=repr(error), exc_info=error)
         self._again(run.key)
 
     async def _complete(self, run: Run) -> None:
         """Every VM's walk has ended."""
         await self._forget(run)
-        now, outcomes = datetime.now(UTC), [vm.outcome for vm in run.vms.values()]
+        now, outcomes = datetime.now(UTC), [vm.outcome for vm in run.vms]
         run.migration.status.completed = now
         conditions = Conditions(run.migration.status.conditions)
         conditions.delete("Running")
@@ -359,7 +360,7 @@ class MigrationController:
         with contextlib.suppress(NotFound):  # the provider was removed
             target = self._providers.get(run.plan.spec.provider.destination, run.plan.namespace).target
             if target is not None:
-                for vm in run.vms.values():
+                for vm in run.vms:
                     movers = target.movers(msgspec.convert(vm.order, MachineOrder), work / vm.id)
                     await asyncio.to_thread(movers.forget)
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)

@@ -5,7 +5,7 @@ has it.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,6 +17,7 @@ from tranship.errors import NotFound
 from tranship.migration.book import BOOK
 from tranship.migration.itinerary import ended
 from tranship.migration.seen import Policy
+from tranship.migration.story import shorten
 from tranship.resources.controller import Settings
 from tranship.resources.meta import MIGRATION, PLAN
 from tranship.resources.migration import Migration
@@ -28,28 +29,55 @@ from tranship.store.base import Object, Store
 log = structlog.get_logger()
 
 SHUTDOWN_DEADLINE = 600.0
+ROOM = 1 << 20  # bytes for all VMs of an object: etcd refuses one of 1.5 MiB
 
 
 @dataclass
 class Run:
-    """migration, plan: without their VMs' statuses, which are in vms. walkers, tasks: by VM. lock: one write at a time;
-    writes that wait are one. _told: each VM as it was written last, so that one VM's step does not cost all of them."""
+    """migration, plan: without their VMs' statuses. walkers, tasks: by VM. open: ids of the VMs whose walks have not ended.
+    lock: one write at a time; writes that wait are one. _vms: each as the JSON that is written: one VM's step does not cost
+    all the others, and thousands that pause fit into memory."""
 
     migration: Migration
     plan: Plan
-    vms: dict[str, VMStatus]
     walkers: dict[str, Walker] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     wanted: int = 0
     written: int = 0
-    _told: dict[str, tuple[VMStatus, bytes]] = field(default_factory=dict)
+    _vms: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, migration: Migration, plan: Plan, vms: Iterable[VMStatus]) -> "Run":
-        made = cls(migration, plan, {vm.id: vm for vm in vms})
+    def of(cls, migration: Migration, plan: Plan, vms: Sequence[VMStatus]) -> "Run":
         migration.status.vms, plan.status.migration.vms = [], []
+        made = cls(migration, plan)
+        for vm in vms:
+            made._put(vm, ROOM // len(vms))
         return made
+
+    @property
+    def vms(self) -> Iterator[VMStatus]:
+        return (self.vm(id) for id in self._vms)
+
+    def vm(self, id: str) -> VMStatus:
+        """Whoever gets it may alter it: it is read anew each time."""
+        return VMStatus.model_validate(msgspec.json.decode(self._vms[id]), by_alias=True, by_name=False)
+
+    def _put(self, vm: VMStatus, room: int) -> None:
+        self._vms[vm.id] = msgspec.json.encode(shorten(to_json(vm), room))
+        (self.open.discard if ended(vm, BOOK) else self.open.add)(vm.id)
+
+    async def save(self, vm: VMStatus, store: Store) -> None:
+        """Raises what keeps it from being durable; it is as before then, so nobody builds on what is not saved."""
+        before = self.vm(vm.id)
+        room = ROOM // len(self._vms)
+        self._put(vm, room)
+        try:
+            await self.write(store)
+        except BaseException:
+            self._put(before, room)
+            raise
 
     @property
     def key(self) -> Key:
@@ -63,10 +91,6 @@ class Run:
     def source_key(self) -> Key:
         ref = self.plan.spec.provider.source
         return Key(ref.namespace or self.plan.namespace, ref.name)
-
-    @property
-    def finished(self) -> bool:
-        return all(ended(vm, BOOK) for vm in self.vms.values())
 
     async def read(self, store: Store) -> None:
         """What the user wants now. Raises NotFound when the migration is gone; without its plan it goes on as it began."""
@@ -84,22 +108,17 @@ class Run:
         async with self.lock:
             if self.written >= mine:
                 return
-            self.written = self.wanted
-            vms = [self._json(vm) for vm in self.vms.values()]
+            now = self.wanted
+            vms = [msgspec.json.decode(vm) for vm in self._vms.values()]
             status = {**to_json(self.migration.status), "vms": vms}
             await store.patch(MIGRATION, *self.key, {"status": status}, subresource="status")
+            self.written = now
             copy = {**to_json(self.plan.status.migration), "vms": vms, "started": status.get("started")}
             copy["completed"] = status.get("completed")
             try:
                 await store.patch(PLAN, *self.plan_key, {"status": {"migration": copy}}, subresource="status")
             except NotFound:
                 log.warning("the plan was deleted; the migration goes on", plan=self.plan.name)
-
-    def _json(self, vm: VMStatus) -> Object:
-        known = self._told.get(vm.id)
-        if known is None or known[0] is not vm:
-            known = self._told[vm.id] = vm, msgspec.json.encode(to_json(vm))
-        return msgspec.json.decode(known[1])  # type: ignore[no-any-return]
 
     def orders(self, vm: VMStatus, settings: Settings) -> Orders:
         migration, spec = self.migration, self.plan.spec

@@ -58,10 +58,10 @@ class Slots(Protocol):
 
 @dataclass
 class Walker:
-    """vm: the saved status. save: makes a status durable, or raises. refresh: reads what the user wants now, writes it into
-    orders, and says whether that is news. poll: seconds between looks at what moves."""
+    """load: gives the saved status. save: makes a status durable, or raises. refresh: reads what the user wants now, writes
+    it into orders, and says whether that is news. poll: seconds between looks at what moves."""
 
-    vm: VMStatus
+    load: Callable[[], VMStatus]
     orders: Orders
     effects: Effects
     save: Callable[[VMStatus], Awaitable[None]]
@@ -73,6 +73,14 @@ class Walker:
     _failed: dict[str, TranshipError] = field(default_factory=dict)
     _asked: dict[tuple[str, str], float] = field(default_factory=dict)  # (phase, ask) -> monotonic time
     _blind: int = 0  # looks in a row that failed
+    _vm: VMStatus | None = None
+
+    @property
+    def vm(self) -> VMStatus:
+        """As it is saved."""
+        if self._vm is None:
+            self._vm = self.load()
+        return self._vm
 
     def heed(self, orders: Orders) -> bool:
         """Whether they are news."""
@@ -93,6 +101,8 @@ class Walker:
         """Until somebody wakes it, or the wall clock says that it is time."""
         until = time.time() + seconds
         await asyncio.sleep(0)
+        if seconds > CLOCK:
+            self._vm = None  # a whole status takes 60 KiB
         while not self.wake.is_set() and (left := until - time.time()) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), min(left, CLOCK))
@@ -114,7 +124,7 @@ class Walker:
         if vm != self.vm:
             self.boundary(f"before save {vm.phase}")
             await self.save(vm)
-            self.vm = vm
+            self._vm = vm
             self.boundary(f"after save {vm.phase}")
         if not holds(vm, BOOK) and not (isinstance(verdict, Wait) and verdict.slot):
             self.slots.release()
@@ -186,7 +196,7 @@ class Walker:
             blind = self.vm.model_copy(deep=True)
             blind.why = why
             await self.save(blind)
-            self.vm = blind
+            self._vm = blind
         return float(min(self.orders.policy.backoff * 2.0 ** min(self._blind - 1, 10), LONGEST_BACKOFF))
 
     async def _ask(self, ask: Ask, again: float) -> None:

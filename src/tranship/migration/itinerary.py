@@ -27,7 +27,7 @@ from tranship.resources.vm import LedgerEntry, Retry, StepError, StoryEntry, VMS
 
 LONGEST_BACKOFF = 60.0  # seconds; a source that is away for minutes is normal, hammering it helps nobody
 LEFT = "left behind: "  # begins the story's entry about what a stubborn row could not do
-STORY_LENGTH = 200  # entries kept: a warm migration of a month tells its last days in full
+STORY_LENGTH = 100  # entries kept: eight precopies; of plans of hundreds of VMs fewer fit (story.shorten)
 
 
 @dataclass(frozen=True, slots=True)

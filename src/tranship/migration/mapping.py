@@ -5,8 +5,10 @@ Pure. Called when a plan is validated and when a migration starts; target provid
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
+
+import msgspec
 
 from tranship.errors import Invalid
 from tranship.inventory.estate import Datastore, Estate, Network
@@ -81,6 +83,16 @@ class MachineOrder:
     instance_type: str = ""
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
+
+
+def told(order: Any) -> dict[str, Any]:
+    """An order as JSON, without what is as always; msgspec.convert reads it."""
+    values = ((field, getattr(order, field.name)) for field in fields(order))
+    return {
+        field.name: [told(one) for one in value] if isinstance(value, tuple) else msgspec.to_builtins(value)
+        for field, value in values
+        if value != (field.default if field.default_factory is MISSING else field.default_factory())
+    }
 
 
 LONGEST_NAME = 63

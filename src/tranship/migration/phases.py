@@ -33,7 +33,11 @@ def precopies(vm: VMStatus) -> list[Precopy]:
 
 def current_round(vm: VMStatus) -> int:
     """Rounds count from 1; a cold migration has one."""
-    return max(len(precopies(vm)), 1)
+    return precopies(vm)[-1].round if precopies(vm) else 1
+
+
+def next_round(vm: VMStatus) -> int:
+    return precopies(vm)[-1].round + 1 if precopies(vm) else 1
 
 
 def snapshot_name(seen: Seen, number: int) -> str:

@@ -1,8 +1,13 @@
-"""A walk as text: one readable line per step. Golden files, docs and `describe` show these."""
+"""A walk as text: one readable line per step. Golden files, docs and `describe` show these. And how much of it is kept."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
 
 from tranship.resources.vm import StoryEntry
+
+LEAST = 3  # newest entries and precopies that stay, whatever they take
 
 
 def line(entry: StoryEntry, start: float = 0.0) -> str:
@@ -14,3 +19,24 @@ def tell(entries: Iterable[StoryEntry]) -> str:
     listed = list(entries)
     start = listed[0].at.timestamp() if listed else 0.0
     return "\n".join(line(entry, start) for entry in listed) + "\n"
+
+
+def shorten(vm: dict[str, Any], room: int) -> dict[str, Any]:
+    """A VM's status as JSON, of at most `room` bytes as far as leaving out its past achieves it: first the story's oldest
+    entries go, then the oldest precopies, down to the LEAST newest of each."""
+    excess = len(msgspec.json.encode(vm)) - room
+    if excess <= 0:
+        return vm
+    warm = dict(vm.get("warm") or {})
+    story, excess = _newest(vm.get("story", ()), excess)
+    if warm:
+        warm["precopies"], excess = _newest(warm.get("precopies", ()), excess)
+    return {**vm, "story": story} | ({"warm": warm} if warm else {})
+
+
+def _newest(entries: Sequence[Any], excess: int) -> tuple[list[Any], int]:
+    """What is left when the oldest are gone, and by how many bytes it is still too much."""
+    left = list(entries)
+    while excess > 0 and len(left) > LEAST:
+        excess -= len(msgspec.json.encode(left.pop(0))) + 1
+    return left, excess

@@ -32,6 +32,8 @@ from tranship.migration.itinerary import Advance, Do, Fail, Itinerary, Row, Verd
 from tranship.migration.seen import CopyState, Policy, Seen
 from tranship.resources.vm import Delta, Precopy, VMStatus, Warm
 
+HISTORY = 50  # precopies that are remembered: a month of them would not fit into an object
+
 
 def enable_change_tracking(vm: VMStatus, seen: Seen) -> Verdict:
     disks = [one for one in seen.source.disks if one.key in seen.policy.disks]
@@ -68,15 +70,16 @@ def _snapshot(vm: VMStatus, seen: Seen, number: int) -> Verdict:
 
 
 def create_snapshot(vm: VMStatus, seen: Seen) -> Verdict:
-    return _snapshot(vm, seen, len(phases.precopies(vm)) + 1)
+    return _snapshot(vm, seen, phases.next_round(vm))
 
 
 def record_snapshot(vm: VMStatus, seen: Seen) -> None:
     vm.warm = vm.warm or Warm()
-    number = len(vm.warm.precopies) + 1
+    number = phases.next_round(vm)
     snapshot = seen.source.snapshot(phases.snapshot_name(seen, number))
     assert snapshot is not None
     vm.warm.precopies.append(Precopy(round=number, start=seen.now, snapshot=snapshot.id, quiesced=snapshot.quiesced))
+    del vm.warm.precopies[:-HISTORY]
 
 
 def wait_for_snapshot(vm: VMStatus, seen: Seen) -> Verdict:
@@ -195,7 +198,7 @@ def paused_without_rounds(vm: VMStatus, seen: Seen) -> Verdict:
 def record_offline_round(vm: VMStatus, seen: Seen) -> None:
     """The final delta of a way without snapshots is a round too."""
     assert vm.warm is not None
-    vm.warm.precopies.append(Precopy(round=len(vm.warm.precopies) + 1, start=seen.now, snapshot=""))
+    vm.warm.precopies.append(Precopy(round=phases.next_round(vm), start=seen.now, snapshot=""))
 
 
 def copy_offline(vm: VMStatus, seen: Seen) -> Verdict:
