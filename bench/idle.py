@@ -165,10 +165,6 @@ class Process:
     def memory(self) -> int:
         return self._kib("VmRSS") << 10
 
-    @property
-    def peak(self) -> int:
-        return self._kib("VmHWM") << 10
-
     def _kib(self, name: str) -> int:
         found = re.search(rf"{name}:\s+(\d+)", (self._proc / "status").read_text())
         assert found is not None
