@@ -27,7 +27,7 @@ unit:  ## the quick tests only
 	@scripts/setup check
 	$(BIN)/pytest -n 2 --dist worksteal tests/unit tests/walks $(ARGS)
 
-bench:  ## measure the copy engine against nbdcopy, qemu-img and oVirt's client
+bench:  ## measure the copy engine against its peers, and what idle migrations cost
 	@scripts/setup test
 	@missed=0; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || missed=1; done; exit $$missed
 
