@@ -25,7 +25,7 @@ PAUSE = "localhost/pause:1"
 
 
 class Node:
-    """plane: a started ControlPlane."""
+    """plane: a started ControlPlane, for pods."""
 
     name = "node"
 
@@ -195,7 +195,7 @@ def _children(pid: int) -> list[int]:
 
 def _by_hand() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        plane = _plane["ControlPlane"](Path(scratch))
+        plane = _plane["ControlPlane"](Path(scratch), for_pods=True)
         plane.start()
         node = Node(plane)
         try:

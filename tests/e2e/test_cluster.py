@@ -91,7 +91,9 @@ HERE = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]}
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    plane = runpy.run_path(str(ROOT / "tests" / "cluster" / "control_plane.py"))["ControlPlane"](folder / "plane")
+    plane = runpy.run_path(str(ROOT / "tests" / "cluster" / "control_plane.py"))["ControlPlane"](
+        folder / "plane", for_pods=True
+    )
     plane.start()
     node = runpy.run_path(str(ROOT / "tests" / "cluster" / "node.py"))["Node"](plane)
     made = Cluster(plane, node, folder)
