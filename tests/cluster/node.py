@@ -60,6 +60,10 @@ class Node:
     def load_image(self, archive: Path) -> None:
         self._ctr("images", "import", str(archive))
 
+    def pid(self, container: str) -> int:
+        """On this machine, of what runs in a container."""
+        return int((self.folder / "c/state/io.containerd.runtime.v2.task/k8s.io" / container / "init.pid").read_text())
+
     def kill_kubelet(self) -> None:
         self._processes.end("kubelet", signal.SIGKILL)
 

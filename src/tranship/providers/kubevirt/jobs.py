@@ -14,6 +14,7 @@ a lost pod again, whether or not a controller is there to see it. All of it bear
 import base64
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -43,15 +44,34 @@ RETRIES = 6  # pods of one Job
 GRACE = 20  # seconds that a mover gets to close its journal
 START_DEADLINE = 300.0  # seconds from the Job's start to a pod that runs
 STOP_DEADLINE = 60.0
+SILENT = 300.0  # seconds without a line, although movers have a heartbeat: the pod hangs, and is replaced
 AWAY = 60  # seconds that a pod waits for a node that does not answer
 POLL = 0.2
 
 
-class JobMovers:
-    """image: the container image of tranship."""
+class Heard:
+    """Since when each Job's pod has said nothing new, by the clock of this process: clocks of nodes may be wrong."""
 
-    def __init__(self, api: Api, order: MachineOrder, image: str) -> None:
-        self._api, self._order, self._image = api, order, image
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def silent(self, job: Object) -> bool:
+        return time.monotonic() - self._last.get(job["metadata"]["uid"], ("", math.inf))[1] > SILENT
+
+    def note(self, job: Object, line: str) -> None:
+        uid = job["metadata"]["uid"]
+        if uid not in self._last or self._last[uid][0] != line:
+            self._last[uid] = (line, time.monotonic())
+
+    def forget(self, job: Object) -> None:
+        self._last.pop(job["metadata"]["uid"], None)
+
+
+class JobMovers:
+    """image: the container image of tranship. heard: shared by all movers of a target."""
+
+    def __init__(self, api: Api, order: MachineOrder, image: str, heard: Heard) -> None:
+        self._api, self._order, self._image, self._heard = api, order, image, heard
 
     # -- what is there
 
@@ -83,11 +103,18 @@ class JobMovers:
             return _report(word) if word.get("state") == State.FAILED.value else _lost(job, pod)
         if pod is None or not _started(pod):
             return self._waiting(job, pod)
+        return self._listen(memory, round_, job, pod)
+
+    def _listen(self, memory: Object, round_: int, job: Object, pod: Object) -> Report:
+        """LOST = the pod hangs; the next start replaces it."""
+        told: Object = {}
         with suppress(TranshipError):  # a node that does not answer for a while: the copy goes on
-            told = _said(self._api.log(pod, 1))
+            line = self._api.log(pod, 1)
+            self._heard.note(job, line)
+            told = _said(line)
             self._remember(memory, round_, told)
-            return _report({**told, "state": State.RUNNING.value})
-        return Report(State.RUNNING)
+        state = State.LOST if self._heard.silent(job) else State.RUNNING
+        return _report({**told, "state": state.value})
 
     def _remember(self, memory: Object, round_: int, told: Object, report: Object | None = None) -> None:
         data: dict[str, str] = {}
@@ -137,7 +164,7 @@ class JobMovers:
         if "report" in rounds.get(str(round_), {}):
             return
         job = self._job(disk, round_)
-        if job is not None and _ended(job):
+        if job is not None and (_ended(job) or self._heard.silent(job)):
             self._remove(job)
             job = None
         if job is not None and not job["spec"].get("suspend"):
@@ -196,6 +223,7 @@ class JobMovers:
         job = self._job(disk, round_)
         if job is not None:
             self._api.delete(JOB, job)
+            self._heard.forget(job)
 
     def _remove(self, job: Object) -> None:
         """And wait until none of its pods is left: two movers on one volume would be the end of it."""
@@ -211,6 +239,7 @@ class JobMovers:
                     remedy=f"See: kubectl get pod -n {namespace} -l {_JOB_NAME}={name} -o wide; is its node alive?",
                 )
             time.sleep(POLL)
+        self._heard.forget(job)
 
     # -- what the source lends
 

@@ -34,7 +34,7 @@ from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import TargetSeen
 from tranship.providers.base import Identity
 from tranship.providers.kubevirt import access, facts, preflight
-from tranship.providers.kubevirt.jobs import JobMovers
+from tranship.providers.kubevirt.jobs import Heard, JobMovers
 from tranship.providers.kubevirt.marks import MANAGED_BY, OWNER, foreign, is_ours
 from tranship.providers.kubevirt.volumes import (
     BLOCK,
@@ -63,6 +63,7 @@ class KubevirtTarget:
 
     def __init__(self, connect: Callable[[], Api], image: str = "") -> None:
         self._connect, self._image = connect, image
+        self._heard = Heard()
         self._opened: Api | None = None
         self._opening, self._reading = threading.Lock(), threading.Lock()
         self._estate: Estate | None = None
@@ -201,7 +202,7 @@ class KubevirtTarget:
         if not self._image:
             remedy = f"Set {IMAGE} to the image of tranship that the cluster can pull."
             raise Invalid("is not set: movers have no image to run", field=IMAGE, side=Side.TARGET, remedy=remedy)
-        return JobMovers(self._api, order, self._image)
+        return JobMovers(self._api, order, self._image, self._heard)
 
     def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None:
         """What is not ours, or not there, is left as it is. Raises Busy while the machine may run."""
