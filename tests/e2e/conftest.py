@@ -315,8 +315,8 @@ def document(kind: str, name: str, **parts: Any) -> Object:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenter]:
-    with VCenter(tmp_path_factory.mktemp("lab"), cbt_page=3, lease_timeout=10.0) as center:
-        yield center
+    with VCenter(tmp_path_factory.mktemp("lab"), cbt_page=3, lease_timeout=10.0) as made:
+        yield made
 
 
 @pytest.fixture
@@ -344,3 +344,7 @@ def ovirt(engine: Engine, tmp_path: Path) -> Iterator[OvirtSite]:
 @pytest.fixture
 def moments() -> Moments:
     return Moments()
+
+
+# The cluster's fixtures stand in a file of their own, which needs what is above.
+from .in_cluster import center, cluster, cluster_engine, cluster_site, ovirt_cluster_site  # noqa: E402, F401
