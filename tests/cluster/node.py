@@ -198,18 +198,26 @@ def _children(pid: int) -> list[int]:
 
 
 def _by_hand() -> None:
+    from tranship.lab.kubevirt import KubeVirt, StorageClass
+    from tranship.lab.kubevirt.schemas import definitions
+
+    classes = (StorageClass("files", default=True), StorageClass("block", volume_mode="Block"))
     with tempfile.TemporaryDirectory() as scratch:
-        plane = _plane["ControlPlane"](Path(scratch), for_pods=True)
+        plane = _plane["ControlPlane"](Path(scratch, "plane"), for_pods=True)
         plane.start()
         node = Node(plane)
+        kubevirt = KubeVirt(plane.kubeconfig, Path(scratch, "kubevirt"), node=node.name, classes=classes)
         try:
             node.start()
+            plane.serve(definitions())
+            kubevirt.start()
             print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
             signal.pause()
         except KeyboardInterrupt:
             print("ending")
         finally:
             node.stop()
+            kubevirt.close()
             plane.stop()
 
 

@@ -1,115 +1,31 @@
-"""A genuine cluster for end-to-end tests, and sites that move into it. conftest.py hands the fixtures on to the tests.
-KubeVirt itself is not there; its kinds are, by their genuine schemas."""
+"""Sites that move into a genuine cluster. conftest.py hands the fixtures on to the tests."""
 
-import json
-import os
-import runpy
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tranship.lab.kubevirt.schemas import definitions
+from tranship.lab.kubevirt import StorageClass
 from tranship.lab.ovirt import Engine
 from tranship.lab.vsphere import VCenter
 from tranship.providers.kubevirt.target import IMAGE
-from tranship.resources.crds import all_crds
 
+from .cluster import NAMESPACE, TAG, Cluster, Object, running
 from .conftest import OvirtSite, Site, document, pair
 
-ROOT = Path(__file__).parents[2]
-TAG = "docker.io/library/tranship:test"
-NAMESPACE = "moved"
 OURS = "app.kubernetes.io/managed-by=tranship"
-Object = dict[str, Any]
-
-
-@dataclass
-class Cluster:
-    plane: Any
-    node: Any
-    folder: Path
-    volumes: list[Path] = field(default_factory=list)
-    loops: list[str] = field(default_factory=list)
-
-    def kubectl(self, *words: str, given: object = None) -> str:
-        return str(self.plane.kubectl(*words, given=given))
-
-    def objects(self, kind: str, namespace: str = NAMESPACE) -> list[Object]:
-        return list(json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json"))["items"])
-
-    def add_volume(self, mode: str, size: int) -> None:
-        """A local one, empty, that no claim has bound yet."""
-        place = self.folder / f"volume-{len(self.volumes)}"
-        self.volumes.append(place)
-        path = str(place)
-        if mode == "Block":
-            place.touch()
-            os.truncate(place, size)
-            path = self._loop(place)
-        else:
-            place.mkdir()
-        spec = {
-            "capacity": {"storage": str(size)},
-            "accessModes": ["ReadWriteOnce"],
-            "volumeMode": mode,
-            "storageClassName": mode.lower(),
-            "persistentVolumeReclaimPolicy": "Retain",
-            "local": {"path": path},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [HERE]}]}},
-        }
-        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": place.name}, "spec": spec}
-        self.kubectl("create", "-f", "-", given=volume)
-
-    def _loop(self, place: Path) -> str:
-        device = subprocess.check_output(["losetup", "--find", "--show", str(place)], text=True, timeout=30).strip()
-        self.loops.append(device)
-        return device
-
-    def content(self, claim: str, size: int) -> bytes:
-        volume = json.loads(self.kubectl("get", "pvc", claim, "-n", NAMESPACE, "-o", "json"))["spec"]["volumeName"]
-        place = self.folder / volume
-        return ((place / "disk.img") if place.is_dir() else place).read_bytes()[:size]
-
-    def close(self) -> None:
-        self.node.stop()
-        self.plane.stop()
-        for device in self.loops:
-            subprocess.run(["losetup", "--detach", device], timeout=30, check=False)
-
-
-HERE = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]}
+CLASSES = (StorageClass("block", volume_mode="Block"), StorageClass("filesystem"))
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    plane = runpy.run_path(str(ROOT / "tests" / "cluster" / "control_plane.py"))["ControlPlane"](folder / "plane")
-    plane.start()
-    node = runpy.run_path(str(ROOT / "tests" / "cluster" / "node.py"))["Node"](plane)
-    made = Cluster(plane, node, folder)
-    try:
-        node.start()
-        image = runpy.run_path(str(ROOT / "scripts" / "image"))
-        image["archive"](folder / "image.tar", TAG, image["contents"](), ["tranship"])
-        node.load_image(folder / "image.tar")
-        plane.serve([*definitions(), *all_crds()])
-        made.kubectl("create", "namespace", NAMESPACE)
-        made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    with running(tmp_path_factory.mktemp("cluster"), CLASSES) as made:
         made.kubectl("create", "serviceaccount", "tranship", "-n", "default")
         binding = ["clusterrolebinding", "tranship", "--clusterrole=cluster-admin", "--serviceaccount=default:tranship"]
         made.kubectl("create", *binding)
-        for mode in ("block", "filesystem"):
-            late = {"provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}
-            storage = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": mode}, **late}
-            made.kubectl("create", "-f", "-", given=storage)
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from .cluster import NAMESPACE, Object
 from .conftest import MIB, document
-from .in_cluster import NAMESPACE, OURS, ClusterSite, Object, assert_moved
+from .in_cluster import OURS, ClusterSite, assert_moved
 
 
 def test_cold(cluster_site: ClusterSite) -> None:
     site, size = cluster_site, 24 * MIB
     vm = site.add_vm(f"cold-{site.mode.lower()}", size, size)
-    for _ in range(2):
-        site.cluster.add_volume(site.mode, 32 * MIB)
     migration = asyncio.run(site.move(vm, warm=False, deadline=120))
     (status,) = migration.status.vms
     assert status.outcome == "succeeded", status.error
@@ -27,7 +26,6 @@ def test_cold(cluster_site: ClusterSite) -> None:
 def test_warm_without_vddk(cluster_site: ClusterSite) -> None:
     site, size = cluster_site, 24 * MIB
     vm = site.add_vm(f"warm-{site.mode.lower()}", size, cbt=True, running=True)
-    site.cluster.add_volume(site.mode, 32 * MIB)
     migration = asyncio.run(site.move(vm, warm=True, deadline=180))
     (status,) = migration.status.vms
     assert status.outcome == "succeeded", status.error
@@ -39,7 +37,6 @@ def test_a_lost_pod_is_started_again_and_goes_on(cluster_site: ClusterSite) -> N
     site, size = cluster_site, 96 * MIB
     vm = site.add_vm(f"lost-{site.mode.lower()}", size)
     site.lab.faults.add("GET /folder", vm=vm.name, count=0, delay=0.4)
-    site.cluster.add_volume(site.mode, 112 * MIB)
 
     def journal() -> Object:
         memory = [one for one in site.cluster.objects("configmap") if vm.name in one["metadata"]["name"]]
@@ -80,7 +77,6 @@ def test_on_the_clusters_own_objects_with_kubectl(cluster_site: ClusterSite) -> 
     site, size = cluster_site, 24 * MIB
     kubectl = site.cluster.kubectl
     vm = site.add_vm(f"kubectl-{site.mode.lower()}", size, cbt=True, running=True)
-    site.cluster.add_volume(site.mode, 32 * MIB)
     space = f"plans-{site.mode.lower()}"
     kubectl("create", "namespace", space)
     plan = site.plan(vm, warm=True, targetPowerState="off")

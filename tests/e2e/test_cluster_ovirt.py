@@ -15,8 +15,6 @@ WAYS = {"backup": True, "snapshot": False}  # way: whether the disks can be back
 
 
 def made(site: OvirtClusterSite, name: str, **options: Any) -> Any:
-    for mode in ("Block", "Filesystem"):
-        site.cluster.add_volume(mode, 32 * MIB)
     return site.add_vm(name, SIZE, SIZE, storage=("data", "data2"), **options)
 
 
