@@ -35,9 +35,12 @@ SETTLE = 0.2  # seconds in which changes of an inventory are gathered before pla
 
 @dataclass(frozen=True, slots=True)
 class App:
+    """work: of the controllers; done only when something of ours is broken, with the error."""
+
     store: Store
     providers: ProviderController
     directory: Path
+    work: asyncio.Task[None]
 
 
 @asynccontextmanager
@@ -79,7 +82,7 @@ async def running(
 
     work = asyncio.create_task(manager.run(), name="controllers")
     try:
-        yield App(store, providers, directory)
+        yield App(store, providers, directory, work)
     finally:
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):

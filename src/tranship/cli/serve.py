@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import structlog
 
 from tranship import __version__
 from tranship.cli.context import data_directory
+from tranship.cli.output import complain
 from tranship.errors import Busy
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Work on the objects of this cluster.")
 @click.option("--context", default="", help="Context of the kubeconfig  [default: its current one].")
 @click.option("--in-cluster", is_flag=True, help="Work on the objects of the cluster that this pod runs in.")
+@click.option(
+    "--probes", type=click.IntRange(0, 65535), metavar="PORT", help="There, /healthz and /readyz by plain HTTP."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def serve(
     directory: Path | None,
@@ -37,6 +43,7 @@ def serve(
     kubeconfig: Path | None,
     context: str,
     in_cluster: bool,
+    probes: int | None,
     verbose: bool,
 ) -> None:
     """Run the controllers and the REST API until interrupted.
@@ -50,6 +57,8 @@ def serve(
     """
     if (context and not kubeconfig) or (kubeconfig and in_cluster):
         raise click.UsageError("--context goes with --kubeconfig, and --in-cluster with neither")
+    if probes is not None and not (kubeconfig or in_cluster):
+        raise click.UsageError("--probes goes with --kubeconfig or --in-cluster")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -65,7 +74,7 @@ def serve(
         from tranship.cluster import kubeconfig as ways
 
         access = ways.from_kubeconfig(kubeconfig, context) if kubeconfig else ways.in_cluster()
-        asyncio.run(_control(home, access))
+        asyncio.run(_control(home, access, probes))
     else:
         asyncio.run(_serve(home, host, port))
 
@@ -79,7 +88,7 @@ async def _serve(directory: Path, host: str, port: int) -> None:
         await stop.wait()
 
 
-async def _control(directory: Path, cluster: "Access") -> None:
+async def _control(directory: Path, cluster: "Access", probes: int | None) -> None:
     from tranship.controllers.leader import Leader
     from tranship.store.kubernetes import KubernetesStore
 
@@ -88,23 +97,39 @@ async def _control(directory: Path, cluster: "Access") -> None:
     leader = Leader(store, cluster.namespace, "tranship", identity)
     stop = asyncio.create_task(_stopped().wait())
     lost = asyncio.create_task(leader.lost.wait())
-    click.echo(f"tranship {__version__} on {cluster.url}: waiting for its turn as {identity}", err=True)
-    leading = asyncio.create_task(_lead(leader, directory, cluster))
-    await asyncio.wait({leading, stop, lost}, return_when=asyncio.FIRST_COMPLETED)
-    leading.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await leading
+    async with _probed(leader, probes):
+        click.echo(f"tranship {__version__} on {cluster.url}: waiting for its turn as {identity}", err=True)
+        leading = asyncio.create_task(_lead(leader, directory, cluster))
+        await asyncio.wait({leading, stop, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if leader.lost.is_set():
+            complain(Busy("another process may act now", what="the controllers", fault="the lease was lost"))
+            os._exit(1)  # at once: an effect that is under way in a thread may go no further
+        leading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leading
     await store.close()
-    if leader.lost.is_set():
-        raise Busy("another process may act now", what="the controllers", fault="the lease was lost")
+
+
+@contextlib.asynccontextmanager
+async def _probed(leader: "Leader", port: int | None) -> AsyncIterator[None]:
+    from tranship.server.probes import make_probes
+    from tranship.server.serve import serve
+
+    if port is None:
+        yield
+        return
+    everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - a kubelet asks at the pod's address
+    async with serve(make_probes(lambda: leader.state), everywhere, port) as server:
+        click.echo(f"probes are answered on port {server.port}", err=True)
+        yield
 
 
 async def _lead(leader: "Leader", directory: Path, cluster: "Access") -> None:
     from tranship.app import running
 
-    async with leader.leading(), running(directory, cluster=cluster, boundary=leader.check):
+    async with leader.leading(), running(directory, cluster=cluster, boundary=leader.check) as app:
         click.echo(f"tranship works on the objects of {cluster.url} (movers in {directory})", err=True)
-        await asyncio.Event().wait()
+        await app.work
 
 
 def _stopped() -> asyncio.Event:

@@ -7,7 +7,7 @@ die there.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -142,7 +142,7 @@ class Walker:
         self._asked[asked] = now
         self.boundary(f"before {ask.key}")
         try:
-            await asyncio.to_thread(self.effects.carry_out, ask)
+            await _to_its_end(asyncio.to_thread(self.effects.carry_out, ask))
         except TranshipError as error:
             log.warning("ask failed", vm=self.vm.name, phase=self.vm.phase, ask=ask.key, error=str(error))
             self._failed[ask.key] = error
@@ -154,3 +154,13 @@ class Walker:
             log.warning("failed", vm=vm.name, phase=self.vm.phase, error=str(verdict.error))
         if vm.phase != self.vm.phase:
             log.info("phase", vm=vm.name, phase=vm.phase, why=vm.why)
+
+
+async def _to_its_end(effect: Coroutine[None, None, None]) -> None:
+    """A thread does not end when its walk is cancelled. It is waited for: nobody else may act before it is done."""
+    task = asyncio.ensure_future(effect)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
