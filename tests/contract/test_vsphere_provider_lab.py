@@ -446,33 +446,11 @@ def test_an_export_of_a_vm_that_is_off(center: VCenter, source: VsphereSource, t
     source.close_disks(opened.handle)
 
 
-def test_a_lease_that_another_session_opened(center: VCenter, source: VsphereSource) -> None:
-    """A restarted controller has nothing but the handle: it may not be able to close it, and must not fail."""
-    _, vm = add(center, *CONTENTS)
-    opened = borrow(source, vm, {"2000": "nfc"})
-    other = make(center)
-    other.keep(opened.handle)
-    other.close_disks(opened.handle)
-    other.close_disks("lease:session[52]52-never")
-    other.keep("lease:session[52]52-never")
-    other.close()
-    source.close_disks(opened.handle)
-
-
 def test_the_movers_session_is_not_ours(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, *CONTENTS)
     opened = borrow(source, vm, {"2000": "datastore"})
     center.faults.add("RetrievePropertiesEx", expire=True)
     source.observe(vm)
-    assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
-
-
-def test_a_cookie_is_never_stale(center: VCenter, source: VsphereSource) -> None:
-    _, vm = add(center, *CONTENTS)
-    borrow(source, vm, {"2000": "datastore"})
-    sessions = source._calls.content.sessionManager
-    source._calls.call("end a session", lambda: sessions.TerminateSession([source._data._session]))
-    opened = borrow(source, vm, {"2000": "datastore"})
     assert whole(opened.addresses["2000"], SIZE) == CONTENTS[0]
 
 

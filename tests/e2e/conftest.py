@@ -118,7 +118,15 @@ class Site:
     def assert_nothing_left(self, vm: Any) -> None:
         """On the source: no snapshot, nothing lent."""
         assert vm.snapshots == []
+        self.assert_nothing_lent(vm)
+
+    def assert_nothing_lent(self, vm: Any) -> None:
         assert vm.lease is None or not vm.lease.live
+        assert self.lent(vm) == []
+
+    def lent(self, vm: Any) -> list[Any]:
+        """The vCenter's sessions that movers of that VM have."""
+        return [one for one in self.lab.sessions.live.values() if one.agent.startswith(f"tranship-mover/{vm.moref}-")]
 
     async def apply(self, app: App, *documents: Object) -> None:
         for one in documents:

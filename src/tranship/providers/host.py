@@ -75,6 +75,7 @@ class HostMovers:
         if handle:
             self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self._handle(round_).with_suffix(".new")
+            new.touch(mode=0o600)  # it may name a session
             new.write_text(handle)
             new.replace(self._handle(round_))
 

@@ -25,7 +25,7 @@ class Blocks:
         self.service = BlockService(
             sessions.check,
             self._find,
-            session=lambda cookie: sessions.find(cookie) is not None,
+            session=sessions.reads,
             thumbprint=state.thumbprint,
         )
         self.service.start()

@@ -13,7 +13,7 @@ from tranship.inventory.vm import VM, Disk
 from tranship.providers.base import DiskWay
 from tranship.providers.vsphere.concerns import where
 
-VDDK, NFC, DATASTORE = "vddk", "nfc", "datastore"
+WAYS = VDDK, NFC, DATASTORE = "vddk", "nfc", "datastore"
 _LIBRARY = "libvixDiskLib.so"
 _OBJECT_STORES = ("vsan", "vvol")  # have no flat file to read
 
