@@ -222,8 +222,8 @@ class MigrationController:
         with contextlib.suppress(TranshipError):
             source = self._providers.get(plan.spec.provider.source, plan.namespace).source
             target = self._providers.get(plan.spec.provider.destination, plan.namespace).target
-            if source is not None and target is not None:
-                walker.effects.use(source, target)
+            if source is not None and target is not None and walker.effects.use(source, target):
+                walker.wake.set()
 
     def _busy(self) -> int:
         return sum(

@@ -69,14 +69,13 @@ def discard_target(vm: VMStatus, seen: Seen) -> Verdict:
     """Only what the ledger says is ours, and only if the plan wants it gone."""
     if not seen.policy.delete_on_fail:
         return Advance("the target is kept as the plan says")
-    if seen.target.foreign:
-        return Advance("the target is somebody else's: not touched")
     kinds = {entry.kind for entry in vm.ledger if entry.side == "target"}
-    if seen.target.machine is not MachineState.ABSENT and "machine" in kinds:
+    if seen.target.machine is not MachineState.ABSENT and not seen.target.foreign and "machine" in kinds:
         return Do((DeleteMachine(),), "removing the target VM")
     if seen.target.disks and "disk" in kinds:
         return Do((DeleteDisks(),), "removing the target disks")
-    return Advance("nothing of ours is left on the target")
+    whose = f"; {seen.target.foreign}: not touched" if seen.target.foreign else ""
+    return Advance(f"nothing of ours is left on the target{whose}")
 
 
 def completed(vm: VMStatus, seen: Seen) -> Verdict:

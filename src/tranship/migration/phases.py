@@ -134,7 +134,7 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
     number = current_round(vm)
     copies = {disk: seen.copies.get(disk, CopySeen(CopyState.ABSENT)) for disk in seen.policy.disks}
     for disk, one in copies.items():
-        if one.state is CopyState.FAILED and not one.temporary:
+        if (one.state is CopyState.FAILED and not one.temporary) or one.stuck:
             return Fail(_copy_error(disk, one))
     open_ = [disk for disk, one in copies.items() if one.state not in (CopyState.DONE, CopyState.RUNNING)]
     if open_:
@@ -146,7 +146,8 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
         return Do((StartCopies(number, snapshot, chosen, known),), why, trouble=trouble)
     total, done = sum(one.total for one in copies.values()), sum(one.done for one in copies.values())
     if any(one.state is CopyState.RUNNING for one in copies.values()):
-        return Wait(f"copying: {format_bytes(done)} of {format_bytes(total)}")
+        waits = next((f"; waiting: {one.message}" for one in copies.values() if one.waits), "")
+        return Wait(f"copying: {format_bytes(done)} of {format_bytes(total)}{waits}")
     if not all(one.released for one in copies.values()):
         return Do((EndCopies(number),), "giving back what the source lent for reading")
     copied = sum(one.copied for one in copies.values())
@@ -246,6 +247,8 @@ def wanted_on(vm: VMStatus, seen: Seen) -> bool:
 
 
 def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
+    if seen.target.foreign:  # somebody was quicker: what has the name now is not what was ordered
+        return started(vm, seen)
     if seen.target.machine is MachineState.ABSENT:
         return Do((CreateMachine(seen.policy.machine),), f"making the target VM {seen.policy.machine}")
     if not wanted_on(vm, seen) and seen.target.machine is not MachineState.STARTING:

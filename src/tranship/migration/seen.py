@@ -85,6 +85,16 @@ class CopySeen:
     suggestion: str = ""
     temporary: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """A mover is to run, and does not yet; message says why."""
+        return self.state is CopyState.RUNNING and bool(self.message)
+
+    @property
+    def stuck(self) -> bool:
+        """It waits for something that will not come by itself. It has to be stopped: it may still start."""
+        return self.state is CopyState.RUNNING and bool(self.reason)
+
 
 class MachineState(Enum):
     ABSENT = "absent"

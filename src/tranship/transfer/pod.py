@@ -38,6 +38,7 @@ HEARTBEAT = 20.0
 def main(root: Path) -> int:
     """The container's exit code: 0 done; 1 failed, another pod would fail too; anything else: try again."""
     folder = root / "work" / "round"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # the first process of a container ignores it otherwise
     try:
         _prepare(root, folder)
         code = _watch(folder)

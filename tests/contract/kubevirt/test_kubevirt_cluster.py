@@ -235,11 +235,18 @@ def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any])
 
 @pytest.mark.parametrize(
     ("secret", "type"),
-    [({"token": "wrong"}, "ConnectionAuthFailed"), ({}, "SecretNotValid"), ({"ca.crt": ""}, "ConnectionTestFailed")],
+    [
+        ({"token": "wrong"}, "ConnectionAuthFailed"),
+        ({}, "SecretNotValid"),
+        ({"ca.crt": ""}, "ConnectionTestFailed"),
+        ({"ca.crt": "another"}, "ConnectionTestFailed"),
+    ],
 )
 def test_a_provider_says_what_is_wrong(
-    cluster: Any, provider_of: Callable[..., Any], secret: dict[str, str], type: str
+    cluster: Any, provider_of: Callable[..., Any], tmp_path: Path, secret: dict[str, str], type: str
 ) -> None:
+    if secret.get("ca.crt") == "another":
+        secret = {"ca.crt": make_identity(tmp_path / "another").ca_pem}
     good = {"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca}
     conditions, phase = provider_of(good | secret if secret else {"ca.crt": cluster.ca})
     assert phase == "ConnectionFailed"

@@ -21,8 +21,10 @@ from tranship.cluster.api import (
 from tranship.errors import Denied, NotFound, Side, TranshipError
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
+from tranship.providers.kubevirt import access
+from tranship.providers.kubevirt.jobs import RESOURCES
 from tranship.providers.kubevirt.marks import foreign
-from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota
+from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota, pod_over_quota
 from tranship.providers.virtualmachine import virtual_machine
 from tranship.resources.conditions import Category
 
@@ -58,8 +60,9 @@ def check(
         except TranshipError as error:
             wrong.append(_finding(order, error))
     wrong += _quotas(api, namespace, claims)
+    wrong += _rights(api, namespace)
     yield from wrong
-    if not wrong:
+    if all(one.category is not Category.CRITICAL for one in wrong):
         yield from _dry_run(api, orders, claims)
 
 
@@ -153,6 +156,18 @@ def _quotas(api: Api, namespace: str, claims: Sequence[Object]) -> Iterator[Find
             remedy = "Raise the quota, or move fewer or smaller disks into the namespace."
             message = f"ResourceQuota {namespace}/{name}: {text}"
             yield Finding("NotValid", Category.CRITICAL, message, remedy, "ExceededQuota", name)
+        for text, never in pod_over_quota(quota, RESOURCES):
+            remedy = "Raise the quota, or move into another namespace."
+            message = f"ResourceQuota {namespace}/{name}: {text}"
+            type, category = ("NotValid", Category.CRITICAL) if never else ("QuotaUsedUp", Category.WARN)
+            yield Finding(type, category, message, remedy, "ExceededQuota", name)
+
+
+def _rights(api: Api, namespace: str) -> Iterator[Finding]:
+    if lacking := access.missing_in(api, namespace):
+        message = f"in namespace {namespace} the provider's user has no right to {', '.join(lacking)}"
+        remedy = "Give the service account or user these rights, by a Role and a RoleBinding in the namespace."
+        yield Finding("NotValid", Category.CRITICAL, message, remedy, "Denied", namespace)
 
 
 def _dry_run(api: Api, orders: Sequence[MachineOrder], claims: Sequence[Object]) -> Iterator[Finding]:
