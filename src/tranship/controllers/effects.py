@@ -93,10 +93,10 @@ class Effects:
                 target.start_machine(order)
             case asks.StopMachine():
                 target.stop_machine(order)
-            case asks.DeleteMachine():
-                target.delete_machine(order)
-            case asks.DeleteDisks():
-                target.delete_disks(order, [disk.source for disk in order.disks])
+            case asks.DeleteMachine(uid):
+                target.delete_machine(order, uid)
+            case asks.DeleteDisks(made):
+                target.delete_disks(order, made)
             case _:
                 raise Broken(f"nobody carries out {ask.key}")
 

@@ -20,6 +20,7 @@ from tranship.migration.asks import (
     StartMachine,
 )
 from tranship.migration.itinerary import Advance, Do, Fail, Verdict, Wait
+from tranship.migration.ledger import acquaint, note
 from tranship.migration.seen import CopySeen, CopyState, MachineState, Seen, Snapshot
 from tranship.resources.vm import CutoverStatus, Precopy, VMStatus
 from tranship.units import format_bytes, format_duration
@@ -129,8 +130,16 @@ def create_disks(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance(f"{len(seen.policy.disks)} target disks are there")
 
 
+def record_disks(vm: VMStatus, seen: Seen) -> None:
+    """What an earlier migration of the plan made for this VM is used on, and is this one's from now on."""
+    note(vm, CreateDisks(seen.policy.disk_names).makes, seen)
+    acquaint(vm, seen)
+
+
 def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base: dict[str, str]) -> Verdict:
     """Done means copied, flushed, read back and equal, said by the mover; never the absence of something."""
+    if seen.target.foreign:
+        return started(vm, seen)
     number = current_round(vm)
     copies = {disk: seen.copies.get(disk, CopySeen(CopyState.ABSENT)) for disk in seen.policy.disks}
     for disk, one in copies.items():

@@ -106,11 +106,13 @@ class MachineState(Enum):
 @dataclass(frozen=True, slots=True)
 class TargetSeen:
     """disks: keys of the source disks for which an own target disk exists. foreign: a machine or disk of that name
-    exists and is not this migration's."""
+    exists and is not this migration's. uids: (disk or machine, name on the target) -> uid of each thing with an own mark
+    that stays; empty where the target knows no uids."""
 
     disks: frozenset[str] = frozenset()
     machine: MachineState = MachineState.ABSENT
     foreign: str = ""
+    uids: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def may_run(self) -> bool:

@@ -5,7 +5,7 @@ snapshot or disk that exists already under the given name is adopted), has timeo
 `tranship.errors`. Nothing here touches what is not named: users' snapshots and disks are never removed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -187,8 +187,10 @@ class Target(Protocol):
 
     def stop_machine(self, order: MachineOrder) -> None: ...
 
-    def delete_machine(self, order: MachineOrder) -> None: ...
+    def delete_machine(self, order: MachineOrder, uid: str) -> None:
+        """uid: of the one that was made, "" where `observe` tells none. What is not ours, or another one, stays."""
 
-    def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None: ...
+    def delete_disks(self, order: MachineOrder, made: Mapping[str, str]) -> None:
+        """made: source disk -> uid, as above."""
 
     def close(self) -> None: ...

@@ -100,6 +100,8 @@ def test_started_seen_running_stopped_and_removed(cluster: Any, target: Kubevirt
     target.start_machine(order)
     target.start_machine(order)
     machine = cluster.read(KIND, "web.01", namespace)
+    uid = machine["metadata"]["uid"]
+    assert target.observe(order).uids["machine", "web.01"] == uid
     assert machine["spec"]["runStrategy"] == "Always"
     assert target.observe(order).machine is MachineState.STARTING
     meta = {"name": "web.01", "namespace": namespace}
@@ -110,17 +112,19 @@ def test_started_seen_running_stopped_and_removed(cluster: Any, target: Kubevirt
         cluster.status(INSTANCE, "web.01", namespace, {"phase": phase})
         assert target.observe(order).machine is state
     with pytest.raises(Busy):
-        target.delete_disks(order, ["2000"])
+        target.delete_disks(order, {"2000": "any"})
     target.stop_machine(order)
     assert cluster.read(KIND, "web.01", namespace)["spec"]["runStrategy"] == "Halted"
     assert target.observe(order).machine is MachineState.RUNNING  # until it is gone
     cluster.kubectl("delete", INSTANCE, "web.01", "-n", namespace)
     assert target.observe(order).machine is MachineState.OFF
-    target.delete_machine(order)
+    target.delete_machine(order, "another")
+    assert target.observe(order).machine is MachineState.OFF
+    target.delete_machine(order, uid)
     cluster.until(lambda: target.observe(order).machine is MachineState.ABSENT)
     assert target.observe(order).disks == frozenset({"2000", "2001"})  # they are not the machine's any more
     assert not cluster.read("pvc", "web-disk-0", namespace)["metadata"].get("ownerReferences")
-    target.delete_machine(order)
+    target.delete_machine(order, uid)
     target.stop_machine(order)
 
 
@@ -137,7 +141,7 @@ def test_somebody_elses_machine_is_left_alone(
         with pytest.raises(AlreadyExists, match=r"web\.01"):
             call(order)
     target.stop_machine(order)
-    target.delete_machine(order)
+    target.delete_machine(order, theirs["metadata"]["uid"])
     assert cluster.read(KIND, "web.01", order.namespace) == theirs
     assert not cluster.read("pvc", "web-disk-0", order.namespace)["metadata"].get("ownerReferences")
 

@@ -11,7 +11,7 @@ mover uses them: nothing here waits for Bound.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -142,8 +142,15 @@ class KubevirtTarget:
         disks = frozenset(
             disk.source for disk in order.disks if disk.source in claims and _usable(order, disk, claims[disk.source])
         )
+        named = [("disk", one) for one in claims.values()] + ([("machine", machine)] if machine else [])
+        uids = {
+            (kind, str(one["metadata"]["name"])): str(one["metadata"]["uid"])
+            for kind, one in named
+            if is_ours(order, one) and not _leaving(one)
+        }
         state = facts.machine_state(machine, instance)
-        return TargetSeen(disks=disks, machine=state, foreign=next((other for other in others if other), ""))
+        foreign_ = next((other for other in others if other), "")
+        return TargetSeen(disks=disks, machine=state, foreign=foreign_, uids=uids)
 
     def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
         return list(preflight.check(self._api, orders, self.storage_classes))
@@ -172,8 +179,7 @@ class KubevirtTarget:
     def _adopt(self, order: MachineOrder, disk: DiskOrder, found: Object, storage: StorageClass) -> None:
         if other := foreign(order, found, CLAIM.kind):
             raise AlreadyExists(f": {other}", what=CLAIM.kind, name=disk.name, side=Side.TARGET, remedy=REMEDY)
-        if _leaving(found):
-            raise Busy("it is being deleted", what=f"use of volume {disk.name}", fault="Terminating", side=Side.TARGET)
+        _refuse_leaving(found, f"use of volume {disk.name}")
         modes = choose_modes(disk, storage)._replace(volume=_mode(found))
         has, needs = (
             quantity(found["spec"]["resources"]["requests"]["storage"]),
@@ -204,16 +210,15 @@ class KubevirtTarget:
             raise Invalid("is not set: movers have no image to run", field=IMAGE, side=Side.TARGET, remedy=remedy)
         return JobMovers(self._api, order, self._image, self._heard)
 
-    def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None:
-        """What is not ours, or not there, is left as it is. Raises Busy while the machine may run."""
-        keys = set(disks)
+    def delete_disks(self, order: MachineOrder, made: Mapping[str, str]) -> None:
+        """What has not the uid that is given is left as it is. Raises Busy while the machine may run."""
         seen = self.observe(order)
         if seen.may_run and not seen.foreign:
             what = f"deleting disks of {order.name}"
             raise Busy("stop it first", what=what, fault=seen.machine.value, side=Side.TARGET)
         for disk in order.disks:
-            found = self._api.find(CLAIM, disk.name, order.namespace) if disk.source in keys else None
-            if found is not None and is_ours(order, found) and not _leaving(found):
+            found = self._api.find(CLAIM, disk.name, order.namespace) if made.get(disk.source) else None
+            if found is not None and _is(order, found, made[disk.source]) and not _leaving(found):
                 self._api.delete(CLAIM, found)
 
     # -- machine
@@ -232,6 +237,7 @@ class KubevirtTarget:
             except AlreadyExists:
                 machine = self._api.get(MACHINE, order.name, order.namespace)
         self._refuse_foreign(order, machine, MACHINE.kind)
+        _refuse_leaving(machine, f"use of machine {order.name}")
         for one in claims.values():
             self._give(one, machine)
 
@@ -273,18 +279,16 @@ class KubevirtTarget:
         return machine
 
     def _run(self, order: MachineOrder, machine: Object, strategy: str) -> None:
-        if _leaving(machine):
-            what = f"use of machine {order.name}"
-            raise Busy("it is being deleted", what=what, fault="Terminating", side=Side.TARGET)
+        _refuse_leaving(machine, f"use of machine {order.name}")
         if facts.run_strategy(machine) != strategy:
             self._api.patch(MACHINE, machine, {"spec": {"runStrategy": strategy, "running": None}})
 
-    def delete_machine(self, order: MachineOrder) -> None:
-        """A machine that still runs is ended; stop_machine is the gentle way. Its disks stay: they are taken back first."""
+    def delete_machine(self, order: MachineOrder, uid: str) -> None:
+        """A machine that still runs is ended; stop_machine is the gentle way. Its disks stay: they are taken back first. One
+        that has not that uid is left as it is."""
         machine = self._api.find(MACHINE, order.name, order.namespace)
-        if machine is None or not is_ours(order, machine):
+        if machine is None or not _is(order, machine, uid):
             return
-        uid = machine["metadata"]["uid"]
         for one in self._claims(order).values():
             owners = one["metadata"].get("ownerReferences") or []
             left = [owner for owner in owners if owner["uid"] != uid]
@@ -323,6 +327,15 @@ def _size(found: Object) -> int:
 
 def _mode(found: Object) -> str:
     return BLOCK if found["spec"].get("volumeMode") == BLOCK else FILESYSTEM
+
+
+def _is(order: MachineOrder, obj: Object, uid: str) -> bool:
+    return is_ours(order, obj) and obj["metadata"]["uid"] == uid
+
+
+def _refuse_leaving(obj: Object, what: str) -> None:
+    if _leaving(obj):
+        raise Busy("it is being deleted", what=what, fault="Terminating", side=Side.TARGET)
 
 
 def _leaving(obj: Object) -> bool:

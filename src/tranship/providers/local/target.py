@@ -220,7 +220,7 @@ class LocalTarget:
         if home.owned():
             qemu.stop(home.path, self._grace)
 
-    def delete_machine(self, order: MachineOrder) -> None:
+    def delete_machine(self, order: MachineOrder, uid: str = "") -> None:
         """A machine that still runs is ended at once; stop_machine is the gentle way. Its disks stay."""
         home = self._home(order)
         if home.owned():
