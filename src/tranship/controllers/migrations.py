@@ -20,6 +20,7 @@ from tranship.controllers.manager import Key, key_of
 from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route, settings_of, ways_of
+from tranship.controllers.rivals import objection, rivals
 from tranship.controllers.walker import Orders, Walker
 from tranship.errors import NotFound, TranshipError
 from tranship.inventory.vm import VM
@@ -153,6 +154,12 @@ class MigrationController:
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
             return None
+        names = {vm.id: vm.name for vm in vms if not ended(vm, BOOK)}
+        key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
+        found = await rivals(self._store, self._providers, key, source, names)
+        if refused := objection(found, migration.metadata.creation_timestamp):
+            await self._say(migration, *refused)
+            return None
         if FINALIZER not in migration.metadata.finalizers:
             finalizers = [*migration.metadata.finalizers, FINALIZER]
             body = await self._store.patch(
@@ -163,7 +170,7 @@ class MigrationController:
         now = datetime.now(UTC)
         migration.status.started = now
         conditions = Conditions(migration.status.conditions)
-        conditions.delete("PlanNotReady", "PlanNotValid", "Pending")
+        conditions.delete("PlanNotReady", "PlanNotValid", "Pending", "VMAlreadyMigrated")
         conditions.set(READY, Category.REQUIRED, now, message="the migration is ready", durable=True)
         conditions.set("Running", Category.ADVISORY, now, message="the migration runs", durable=True)
         plan.status.migration.history.append(_history(run, leads))

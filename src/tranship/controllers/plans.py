@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from tranship.controllers.manager import Key, key_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route, settings_of, ways_of
+from tranship.controllers.rivals import findings, plan_key, rivals
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, Finding, check, orders
@@ -112,6 +113,9 @@ class PlanController:
         maps = leads.networks.spec, leads.storages.spec
         facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, succeeded=done, settings=settings)
         _say_findings(check(plan, vms, facts), conditions, now)
+        names = {vm.id: vm.name for _, vm in vms if vm.id not in done}
+        key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
+        _say_findings(findings(await rivals(self._store, self._providers, key, source, names)), conditions, now)
         if not conditions.blocking:
             await self._check_target(leads, orders(plan, vms, facts), conditions, now)
         _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)
@@ -197,11 +201,6 @@ class PlanController:
                 word = {True: "works", False: "does not work", None: "cannot be tried now"}[probe.works]
                 text = f"{vm.name}: {probe.way} {word}: {probe.detail}"
                 conditions.set("WaysProbed", Category.ADVISORY, now, message=text, items=[text])
-
-
-def plan_key(migration: Object) -> Key:
-    plan = migration["spec"]["plan"]
-    return Key(plan.get("namespace") or migration["metadata"].get("namespace", ""), plan.get("name", ""))
 
 
 async def migrations_of(store: Store, plan: Key) -> list[Migration]:
