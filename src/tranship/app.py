@@ -60,7 +60,7 @@ async def running(
     else:
         store = await SqliteStore.open(directory / "tranship.db")
     providers = ProviderController(
-        store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key)
+        store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key), own=cluster
     )
     plans = PlanController(store, providers)
     migrations = MigrationController(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from tranship.cluster.kubeconfig import Access
 from tranship.controllers.manager import Key, key_of
 from tranship.errors import Invalid, NotFound, TranshipError
 from tranship.inventory.estate import Estate
@@ -52,14 +53,21 @@ class Connection:
 
 class ProviderController:
     """changed: called in the event loop with the provider's key whenever its estate or health changed. again: asks for a
-    reconcile of that provider."""
+    reconcile of that provider. own: the way to the cluster whose objects the controllers work on, None = they have a store
+    of their own."""
 
     name = "provider"
 
     def __init__(
-        self, store: Store, directory: Path, changed: Callable[[Key], None], again: Callable[[Key], None]
+        self,
+        store: Store,
+        directory: Path,
+        changed: Callable[[Key], None],
+        again: Callable[[Key], None],
+        own: Access | None = None,
     ) -> None:
         self._store = store
+        self._own = own
         self._directory = directory
         self._changed = changed
         self._again = again
@@ -150,7 +158,7 @@ class ProviderController:
         values = {name: secret.text(name) for name in secret.keys} if secret else {}
         if spec.type in (LOCAL, OPENSHIFT):
             settings = {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
-            connection.target = registry.open_target(spec.type, spec.url, values, settings)
+            connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own)
         else:
             if not spec.url:
                 raise Invalid(

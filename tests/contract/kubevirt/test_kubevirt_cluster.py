@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tranship.cluster.kubeconfig import Access, from_kubeconfig
 from tranship.controllers.manager import Key
 from tranship.controllers.providers import ProviderController
 from tranship.errors import AuthFailed, Denied, Invalid, TranshipError, Unreachable, Untrusted
@@ -89,6 +90,19 @@ def test_the_cluster_that_a_pod_runs_in(cluster: Any, tmp_path: Path) -> None:
         KubevirtTarget(lambda: own_cluster(tmp_path / "none", told)).identify()
     with pytest.raises(Invalid, match="KUBERNETES_SERVICE_HOST"):
         KubevirtTarget(lambda: own_cluster(tmp_path, {})).identify()
+
+
+def test_the_cluster_whose_objects_the_controllers_work_on(cluster: Any, tmp_path: Path) -> None:
+    """Outside of any pod: an empty address is the very cluster that the kubeconfig leads to, with the kubeconfig's rights."""
+    access = from_kubeconfig(cluster.plane.kubeconfig)
+    target = KubevirtTarget(connection("", {}, access))
+    assert target.identify().uuid == cluster.read("namespace", "kube-system")["metadata"]["uid"]
+    assert not target.identify().insecure
+    conditions, phase = look(tmp_path, {"type": "openshift", "url": "", "secret": {}}, own=access)
+    assert phase == "Ready", conditions
+    conditions, phase = look(tmp_path, {"type": "openshift", "url": "", "secret": {}})
+    assert phase == "ConnectionFailed"
+    assert "--kubeconfig" in conditions["UrlNotValid"].suggestion
 
 
 def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], order: MachineOrder) -> None:
@@ -204,26 +218,28 @@ def test_missing_rights_stop_the_check(connect: Callable[..., KubevirtTarget], o
 # --- as a provider ------------------------------------------------------------------------------------------------------
 
 
+def look(folder: Path, spec: dict[str, Any], secret: dict[str, str] | None = None, own: Access | None = None) -> Any:
+    """The provider's conditions and phase after one look."""
+
+    async def run() -> Any:
+        store = MemoryStore()
+        controller = ProviderController(store, folder, print, print, own)
+        meta = {"name": "cluster", "namespace": "default"}
+        if secret is not None:
+            await store.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": secret})
+        await store.create(PROVIDER, {"apiVersion": API, "kind": "Provider", "metadata": meta, "spec": spec})
+        await controller.reconcile(Key("default", "cluster"))
+        read = Provider.read(await store.get(PROVIDER, "default", "cluster"))
+        controller.close()
+        return {one.type: one for one in read.status.conditions}, read.status.phase
+
+    return asyncio.run(run())
+
+
 @pytest.fixture
 def provider_of(cluster: Any, tmp_path: Path) -> Callable[..., Any]:
-    def run(secret: dict[str, str]) -> Any:
-        """The provider's conditions and phase after one look."""
-
-        async def look() -> Any:
-            store = MemoryStore()
-            controller = ProviderController(store, tmp_path, print, print)
-            meta = {"name": "cluster", "namespace": "default"}
-            await store.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": secret})
-            spec = {"type": "openshift", "url": cluster.url, "secret": {"name": "cluster"}}
-            await store.create(PROVIDER, {"apiVersion": API, "kind": "Provider", "metadata": meta, "spec": spec})
-            await controller.reconcile(Key("default", "cluster"))
-            read = Provider.read(await store.get(PROVIDER, "default", "cluster"))
-            controller.close()
-            return {one.type: one for one in read.status.conditions}, read.status.phase
-
-        return asyncio.run(look())
-
-    return run
+    spec = {"type": "openshift", "url": cluster.url, "secret": {"name": "cluster"}}
+    return lambda secret: look(tmp_path, spec, secret)
 
 
 def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any]) -> None:
