@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from .cluster import NAMESPACE, Object
 from .conftest import MIB, document
 from .in_cluster import OURS, ClusterSite, assert_moved
@@ -23,13 +25,26 @@ def test_cold(cluster_site: ClusterSite) -> None:
     assert_moved(site, vm, size)
 
 
-def test_warm_without_vddk(cluster_site: ClusterSite) -> None:
-    site, size = cluster_site, 24 * MIB
-    vm = site.add_vm(f"warm-{site.mode.lower()}", size, cbt=True, running=True)
+def test_warm_without_vddk_a_guest_that_writes_and_it_boots_there(
+    cluster_site: ClusterSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, cluster, size, name = cluster_site, cluster_site.cluster, 24 * MIB, f"warm-{cluster_site.mode.lower()}"
+    monkeypatch.setattr(site.lab, "cbt_page", 50)  # a guest changes hundreds of areas
+    vm = site.lab.add_vm(name, (size,), guest=True, running=True, memory=64, slots=64, cbt=True)
     migration = asyncio.run(site.move(vm, warm=True, deadline=180))
     (status,) = migration.status.vms
     assert status.outcome == "succeeded", status.error
     assert_moved(site, vm, size)
+
+    last = int(vm.guest.wait_line(r"TRANSHIP BYE last=(\d+)", 10)[1])
+    start = json.dumps({"spec": {"runStrategy": "RerunOnFailure"}})  # and stay off when it shuts itself down
+    cluster.kubectl("patch", "vm", name, "-n", NAMESPACE, "--type=merge", "-p", start)
+    found = cluster.console(name, r"TRANSHIP CHECK last=(\d+) valid=(\d+) bad=(\d+)", 120)
+    assert [int(word) for word in found.groups()] == [last, min(last, 64), 0]
+    cluster.kubectl("wait", f"vm/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=30s")
+    cluster.kubevirt.type(f"{NAMESPACE}/{name}", b"q")
+    stopped = "--for=jsonpath={.status.printableStatus}=Stopped"
+    cluster.kubectl("wait", f"vm/{name}", "-n", NAMESPACE, stopped, "--timeout=60s")
 
 
 def test_a_lost_pod_is_started_again_and_goes_on(cluster_site: ClusterSite) -> None:

@@ -343,11 +343,15 @@ def test_a_claim_that_is_not_there_is_told_until_it_is(cluster: Cluster) -> None
 
 
 def test_volumes_that_nobody_makes_and_nodes_that_nobody_has_are_told(cluster: Cluster) -> None:
-    nobody: Object = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "nobody"}}
-    cluster.kubectl("create", "-f", "-", given={**nobody, "provisioner": "example.com/none"})
-    cluster.make(claim("never", "nobody", "Filesystem"))
-    cluster.make(machine("unbound", "never"))
-    printable(cluster, "unbound", "WaitingForVolumeBinding", "ErrorUnschedulable")
+    for name, binding in {"now": "Immediate", "later": "WaitForFirstConsumer"}.items():
+        nobody: Object = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}}
+        nobody |= {"provisioner": "example.com/none", "volumeBindingMode": binding}
+        cluster.kubectl("create", "-f", "-", given=nobody)
+        cluster.make(claim(f"never-{name}", name, "Filesystem"))
+    cluster.make(machine("unbound", "never-later"))
+    printable(cluster, "unbound", "WaitingForVolumeBinding")
+    cluster.make(machine("unscheduled", "never-now"))
+    printable(cluster, "unscheduled", "ErrorUnschedulable")
     strategy(cluster, "unbound", "Halted")
     printable(cluster, "unbound", "Stopped")
 
@@ -355,7 +359,7 @@ def test_volumes_that_nobody_makes_and_nodes_that_nobody_has_are_told(cluster: C
     elsewhere["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "no-such-node"}
     cluster.make(elsewhere)
     printable(cluster, "elsewhere", "ErrorUnschedulable")
-    remove(cluster, "vm/unbound", "vm/elsewhere", "pvc/never")
+    remove(cluster, "vm/unbound", "vm/unscheduled", "vm/elsewhere", "pvc/never-now", "pvc/never-later")
 
 
 def test_uefi_and_secure_boot_are_what_the_object_says(cluster: Cluster) -> None:
