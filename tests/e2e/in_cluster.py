@@ -1,31 +1,123 @@
-"""Sites that move into a genuine cluster. conftest.py hands the fixtures on to the tests."""
+"""A genuine cluster for end-to-end tests, and sites that move into it. conftest.py hands the fixtures on to the tests.
+Of KubeVirt the lab's stand-in is there: it makes volumes, and runs in QEMU what a VirtualMachine says."""
 
+import json
+import re
+import runpy
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tranship.lab.kubevirt import StorageClass
+from tranship.lab.kubevirt import KubeVirt, StorageClass
+from tranship.lab.kubevirt.schemas import definitions
 from tranship.lab.ovirt import Engine
 from tranship.lab.vsphere import VCenter
 from tranship.providers.kubevirt.target import IMAGE
+from tranship.resources.crds import all_crds
 
-from .cluster import NAMESPACE, TAG, Cluster, Object, running
 from .conftest import OvirtSite, Site, document, pair
 
+ROOT = Path(__file__).parents[2]
+TAG = "docker.io/library/tranship:test"
+NAMESPACE = "moved"
 OURS = "app.kubernetes.io/managed-by=tranship"
-CLASSES = (StorageClass("block", volume_mode="Block"), StorageClass("filesystem"))
+Object = dict[str, Any]
+
+
+CLASSES = (
+    StorageClass("block", volume_mode="Block", default=True),
+    StorageClass("filesystem"),
+    StorageClass("ext4", filesystem="ext4"),
+    StorageClass("block-now", volume_mode="Block", binding="Immediate"),
+    StorageClass("ext4-now", filesystem="ext4", binding="Immediate"),
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """namespace: where objects are made and looked for."""
+
+    plane: Any
+    node: Any
+    kubevirt: KubeVirt
+    namespace: str = NAMESPACE
+
+    def kubectl(self, *words: str, given: object = None) -> str:
+        return str(self.plane.kubectl(*words, given=given))
+
+    def make(self, obj: Object) -> None:
+        self.kubectl("create", "-n", self.namespace, "--validate=strict", "-f", "-", given=obj)
+
+    def objects(self, kind: str, namespace: str = "") -> list[Object]:
+        return list(json.loads(self.kubectl("get", kind, "-n", namespace or self.namespace, "-o", "json"))["items"])
+
+    def read(self, kind: str, name: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", kind, name, "-n", self.namespace, "-o", "json"))
+        return found
+
+    def until(self, what: str, look: Callable[[], Any], deadline: float = 60.0) -> Any:
+        """What `look` finds, as soon as it finds anything."""
+        end = time.monotonic() + deadline
+        while not (found := look()):
+            assert time.monotonic() < end, f"{what}: not within {deadline} s"
+            time.sleep(0.05)
+        return found
+
+    def place(self, claim: str) -> Path:
+        """Of the disk in the claim's volume, on this machine."""
+        bound = self.read("pvc", claim)["spec"]
+        path = Path(self.read("pv", bound["volumeName"])["spec"]["local"]["path"])
+        return path if bound["volumeMode"] == "Block" else path / "disk.img"
+
+    def content(self, claim: str, size: int) -> bytes:
+        with self.place(claim).open("rb") as file:
+            return file.read(size)
+
+    def console(self, machine: str, pattern: str, deadline: float = 60.0) -> re.Match[str]:
+        """The last line that it printed and that fits, as soon as there is one."""
+        path = self.kubevirt.console(f"{self.namespace}/{machine}")
+
+        def look() -> re.Match[str] | None:
+            text = path.read_text(errors="replace") if path.exists() else ""
+            return next(iter(reversed(list(re.finditer(pattern, text)))), None)
+
+        found: re.Match[str] = self.until(f"{pattern} on the console of {machine}", look, deadline)
+        return found
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running(tmp_path_factory.mktemp("cluster"), CLASSES) as made:
+    folder = tmp_path_factory.mktemp("cluster")
+    image = runpy.run_path(str(ROOT / "scripts" / "image"))
+    plane = runpy.run_path(str(ROOT / "tests" / "cluster" / "control_plane.py"))["ControlPlane"](
+        folder / "plane", for_pods=True
+    )
+    with ExitStack() as stack:
+        stack.callback(plane.stop)
+        plane.start()
+        plane.serve([*definitions(), *all_crds()])
+        # before the node, so that it is closed when nobody holds its volumes any more
+        kubevirt = stack.enter_context(KubeVirt(plane.kubeconfig, folder / "kubevirt", classes=CLASSES))
+        node = runpy.run_path(str(ROOT / "tests" / "cluster" / "node.py"))["Node"](plane)
+        stack.callback(node.stop)
+        node.start()
+        image["archive"](folder / "image.tar", TAG, image["contents"](), ["tranship"])
+        node.load_image(folder / "image.tar")
+        made = Cluster(plane, node, kubevirt)
+        made.kubectl("create", "namespace", NAMESPACE)
+        made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         made.kubectl("create", "serviceaccount", "tranship", "-n", "default")
         binding = ["clusterrolebinding", "tranship", "--clusterrole=cluster-admin", "--serviceaccount=default:tranship"]
         made.kubectl("create", *binding)
         yield made
+    assert str(folder) not in Path("/proc/mounts").read_text()
+    assert str(folder) not in subprocess.check_output(["losetup", "--all"], text=True, timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from .cluster import NAMESPACE, Object
 from .conftest import MIB, document
-from .in_cluster import OURS, ClusterSite, assert_moved
+from .in_cluster import NAMESPACE, OURS, ClusterSite, Object, assert_moved
 
 
 def test_cold(cluster_site: ClusterSite) -> None:

@@ -1,10 +1,8 @@
 """KubeVirt's stand-in on a genuine cluster: volumes by claims, profiles by classes, machines by what their objects say."""
 
 import json
-import re
 import shutil
-import subprocess
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,26 +10,18 @@ import pytest
 from tranship.lab.guest import configure, inspect, prepare, reader
 from tranship.lab.kubevirt import StorageClass
 
-from .cluster import NAMESPACE, TAG, Cluster, Object, running
 from .conftest import MIB
+from .in_cluster import TAG, Cluster, Object
 
-CLASSES = (
-    StorageClass("block", volume_mode="Block", default=True),
-    StorageClass("files"),
-    StorageClass("ext4", filesystem="ext4"),
-    StorageClass("block-now", volume_mode="Block", binding="Immediate"),
-    StorageClass("ext4-now", filesystem="ext4", binding="Immediate"),
-)
+NAMESPACE = "machines"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    with running(folder, CLASSES) as made:
-        yield made
-    mounts = Path("/proc/mounts").read_text()
-    assert str(folder) not in mounts
-    assert str(folder) not in subprocess.check_output(["losetup", "--all"], text=True, timeout=30)
+def cluster(cluster: Cluster) -> Cluster:
+    """In a namespace of its own."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    return replace(cluster, namespace=NAMESPACE)
 
 
 def claim(name: str, storage: str, mode: str, size: str = "32Mi") -> Object:
@@ -88,7 +78,7 @@ with open(path, "r+b" if os.path.exists(path) else "w+b") as file:
     ("storage", "mode", "early"),
     [
         ("block", "Block", False),
-        ("files", "Filesystem", False),
+        ("filesystem", "Filesystem", False),
         ("ext4", "Filesystem", False),
         ("block-now", "Block", True),
         ("ext4-now", "Filesystem", True),
@@ -168,10 +158,10 @@ def test_cdi_tells_of_each_class_what_its_volumes_are_best_made_as(cluster: Clus
         return dict(config.get("status", {}).get("filesystemOverhead", {}))
 
     whole = overhead()
-    assert whole["global"] == whole["storageClass"]["files"] == "0.06"
-    asked = json.dumps({"spec": {"filesystemOverhead": {"storageClass": {"files": "0.2"}}}})
+    assert whole["global"] == whole["storageClass"]["filesystem"] == "0.06"
+    asked = json.dumps({"spec": {"filesystemOverhead": {"storageClass": {"filesystem": "0.2"}}}})
     cluster.kubectl("patch", "cdiconfig", "config", "--type=merge", "-p", asked)
-    cluster.until("overhead", lambda: overhead()["storageClass"]["files"] == "0.2")
+    cluster.until("overhead", lambda: overhead()["storageClass"]["filesystem"] == "0.2")
     assert overhead()["global"] == "0.06"
 
 
@@ -215,17 +205,6 @@ def strategy(cluster: Cluster, name: str, word: str) -> None:
     cluster.kubectl("patch", "vm", name, "-n", NAMESPACE, "--type=merge", "-p", patch)
 
 
-def console(cluster: Cluster, name: str, pattern: str, deadline: float = 60.0) -> re.Match[str]:
-    """The last line that fits, as soon as there is one."""
-    path = cluster.kubevirt.console(f"{NAMESPACE}/{name}")
-
-    def look() -> re.Match[str] | None:
-        text = path.read_text(errors="replace") if path.exists() else ""
-        return next(iter(reversed(list(re.finditer(pattern, text)))), None)
-
-    return cluster.until(f"{pattern} on the console of {name}", look, deadline)
-
-
 def remove(cluster: Cluster, *names: str) -> None:
     cluster.kubectl("delete", *names, "-n", NAMESPACE, "--wait=true", "--timeout=60s")
 
@@ -267,8 +246,8 @@ def test_a_machine_boots_from_its_claims_writes_is_halted_and_goes_on(
     assert [(one["name"], one["mac"]) for one in instance["interfaces"]] == [("net", "00:50:56:aa:bb:01")]
     passed = [one["phase"] for one in instance["phaseTransitionTimestamps"]]
     assert passed == ["Pending", "Scheduling", "Scheduled", "Running"]
-    assert console(cluster, "guest", r"TRANSHIP CHECK last=(\d+)")[1] == "0"
-    console(cluster, "guest", r"TRANSHIP LAST [1-9]\d\d")
+    assert cluster.console("guest", r"TRANSHIP CHECK last=(\d+)")[1] == "0"
+    cluster.console("guest", r"TRANSHIP LAST [1-9]\d\d")
 
     strategy(cluster, "guest", "Halted")
     printable(cluster, "guest", "Stopped")
@@ -279,7 +258,7 @@ def test_a_machine_boots_from_its_claims_writes_is_halted_and_goes_on(
     assert report.bad == 0
 
     strategy(cluster, "guest", "Always")
-    found = console(cluster, "guest", rf"TRANSHIP CHECK last={report.last} valid=\d+ bad=0")
+    found = cluster.console("guest", rf"TRANSHIP CHECK last={report.last} valid=\d+ bad=0")
     assert found
     before = cluster.read("vmi", "guest")["metadata"]["uid"]
     cluster.kubevirt.type(f"{NAMESPACE}/guest", b"q")  # shut down from within: always means always
@@ -305,7 +284,7 @@ def test_after_a_shutdown_from_within_rerun_on_failure_stays_off_and_manual_wait
     finally:
         configure(guest_disks, check_only=False)
     cluster.make(machine("short", "short-a", "short-b", strategy="RerunOnFailure"))
-    console(cluster, "short", "TRANSHIP CHECK last=0")
+    cluster.console("short", "TRANSHIP CHECK last=0")
     printable(cluster, "short", "Stopped")
     cluster.until("no instance", lambda: not cluster.objects("vmi"))
 
@@ -364,9 +343,9 @@ def test_volumes_that_nobody_makes_and_nodes_that_nobody_has_are_told(cluster: C
 
 def test_uefi_and_secure_boot_are_what_the_object_says(cluster: Cluster) -> None:
     efi = {"bootloader": {"efi": {"secureBoot": False}}}
-    cluster.make(claim("efi", "files", "Filesystem", "1Mi"))
+    cluster.make(claim("efi", "filesystem", "Filesystem", "1Mi"))
     cluster.make(machine("efi", "efi", firmware=efi, memory={"guest": "128Mi"}))
-    console(cluster, "efi", "BdsDxe: ", 120)  # what OVMF, and no BIOS, says of a disk without a boot loader
+    cluster.console("efi", "BdsDxe: ", 120)  # what OVMF, and no BIOS, says of a disk without a boot loader
     remove(cluster, "vm/efi", "pvc/efi")
 
     cluster.make(machine("secure", firmware={"bootloader": {"efi": {}}}))
@@ -384,7 +363,7 @@ def test_uefi_and_secure_boot_are_what_the_object_says(cluster: Cluster) -> None
 
 
 def test_what_cannot_start_is_tried_again_later_and_later(cluster: Cluster) -> None:
-    cluster.make(claim("torn", "files", "Filesystem"))
+    cluster.make(claim("torn", "filesystem", "Filesystem"))
     cluster.make(machine("torn", "torn"))
     printable(cluster, "torn", "Running")
     place = cluster.place("torn")
