@@ -1,6 +1,7 @@
 """deploy/ on a genuine API server: everything is accepted, and the service account may do what it needs and nothing else."""
 
 import json
+import os
 import re
 import runpy
 import signal
@@ -102,6 +103,7 @@ def may(plane: Any, verb: str, resource: str, *words: str, account: str = f"{SPA
         ("get", "pods", ["-n", "anywhere", "--subresource=log"]),
         ("delete", "persistentvolumeclaims", ["-n", "anywhere"]),
         ("update", "leases.coordination.k8s.io/tranship", ["-n", SPACE]),
+        ("list", "deployments.apps/forklift-controller", ["-A"]),
     ],
 )
 def test_what_the_controllers_may_do(installed: Any, verb: str, resource: str, words: list[str]) -> None:
@@ -126,7 +128,9 @@ def test_what_the_controllers_may_do(installed: Any, verb: str, resource: str, w
         ("get", "nodes", []),
         ("list", "namespaces", []),
         ("delete", "namespaces", []),
+        ("list", "deployments.apps", ["-A"]),
         ("patch", "deployments.apps", ["-n", SPACE]),
+        ("patch", "deployments.apps/forklift-controller", ["-A"]),
         ("update", "leases.coordination.k8s.io/another", ["-n", SPACE]),
         ("get", "leases.coordination.k8s.io/tranship", ["-n", "kube-system"]),
         ("delete", "leases.coordination.k8s.io/tranship", ["-n", SPACE]),
@@ -166,12 +170,13 @@ def test_what_people_may(installed: Any) -> None:
 class Process:
     """`tranship serve` on the cluster, as the given kubeconfig's user."""
 
-    def __init__(self, kubeconfig: Path, home: Path, *words: str) -> None:
+    def __init__(self, kubeconfig: Path, home: Path, *words: str, **environment: str) -> None:
         home.mkdir()
         self.log = home / "log"
         argv = [sys.executable, "-m", "tranship", "serve", "--kubeconfig", str(kubeconfig), "--probes", "0", *words]
         with self.log.open("w") as log:
-            self._process = subprocess.Popen([*argv, "--directory", str(home)], stdout=log, stderr=log)
+            told = {**os.environ, **environment}
+            self._process = subprocess.Popen([*argv, "--directory", str(home)], stdout=log, stderr=log, env=told)
 
     def until(self, holds: Callable[[], object], seconds: float = 40.0) -> None:
         end = time.monotonic() + seconds
@@ -188,6 +193,9 @@ class Process:
         answer = httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=5)
         return answer.status_code, answer.text.strip()
 
+    def ended(self) -> int:
+        return self._process.wait(30)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self._process.send_signal(number)
         return self._process.wait(60)
@@ -195,18 +203,17 @@ class Process:
 
 @pytest.fixture
 def process(installed: Any, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """As the service account, with its token and in its namespace."""
+    """As that service account of our namespace, with its token."""
     began: list[Process] = []
-    config = json.loads(installed.kubectl("config", "view", "--raw", "-o", "json"))
-    config["users"] = [
-        {"name": "admin", "user": {"token": installed.kubectl("create", "token", "tranship", "-n", SPACE).strip()}}
-    ]
-    config["contexts"][0]["context"]["namespace"] = SPACE
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(json.dumps(config))
 
-    def start(*words: str) -> Process:
-        made = Process(kubeconfig, tmp_path / str(len(began)), *words)
+    def start(*words: str, account: str = "tranship", **environment: str) -> Process:
+        config = json.loads(installed.kubectl("config", "view", "--raw", "-o", "json"))
+        token = installed.kubectl("create", "token", account, "-n", SPACE).strip()
+        config["users"] = [{"name": "admin", "user": {"token": token}}]
+        config["contexts"][0]["context"]["namespace"] = SPACE
+        kubeconfig = tmp_path / account
+        kubeconfig.write_text(json.dumps(config))
+        made = Process(kubeconfig, tmp_path / str(len(began)), *words, **environment)
         began.append(made)
         return made
 
@@ -245,10 +252,57 @@ def test_without_the_api_server_it_is_not_ready_and_then_ends(installed: Any, pr
         waits.until(lambda: waits.ask("/readyz")[0] == 503, 60)
         assert "has not answered" in waits.ask("/readyz")[1]
         assert waits.ask("/healthz") == (200, "alive")
-        assert leads._process.wait(30) == 1
+        assert leads.ended() == 1
         assert leads.told("the lease was lost")
     finally:
         installed.start_api_server()
     waits.until(lambda: waits.told("event=leading"))
     assert waits.ask("/readyz") == (200, "leading")
     assert waits.end() == 0
+
+
+# --- beside Forklift -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forklift(installed: Any) -> Iterator[None]:
+    """Its controller's Deployment, with a pod."""
+    container = {"name": "main", "image": "example.com/forklift-controller"}
+    template = {"metadata": {"labels": {"app": "forklift"}}, "spec": {"containers": [container]}}
+    spec = {"selector": {"matchLabels": {"app": "forklift"}}, "template": template}
+    place = ["-n", "konveyor-forklift"]
+    installed.kubectl("create", "namespace", "konveyor-forklift")
+    meta = {"name": "forklift-controller", "namespace": "konveyor-forklift"}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
+    installed.kubectl("create", "-f", "-", given=deployment)
+    replicas = "--for=jsonpath={.status.replicas}=1"
+    installed.kubectl("wait", "deployment/forklift-controller", *place, replicas, "--timeout=60s")
+    yield
+    installed.kubectl("delete", "deployment", "forklift-controller", *place)
+
+
+def test_beside_forklift_it_keeps_still_unless_it_is_told(
+    installed: Any, process: Callable[..., Process], forklift: None
+) -> None:
+    careful = process()
+    careful.until(lambda: careful.told("keeping still"))
+    assert careful.told("konveyor-forklift/forklift-controller")
+    assert careful.told("kubectl scale deployment/forklift-controller -n konveyor-forklift --replicas=0")
+    code, state = careful.ask("/readyz")
+    assert code == 200
+    assert state.startswith("leading; Forklift's own controller runs")
+    assert not careful.told("works on the objects")
+    assert careful.end() == 0
+    bold = process(TRANSHIP_BESIDE_FORKLIFT="true")
+    bold.until(lambda: bold.told("works on the objects"))
+    assert bold.end() == 0
+
+
+def test_who_cannot_see_whether_forklift_runs_does_not_act(installed: Any, process: Callable[..., Process]) -> None:
+    installed.kubectl("create", "serviceaccount", "blind", "-n", SPACE)
+    binding = ["rolebinding", "blind", "-n", SPACE, "--role=tranship-lease", f"--serviceaccount={SPACE}:blind"]
+    installed.kubectl("create", *binding)
+    blind = process(account="blind")
+    assert blind.ended() == 1
+    assert blind.told("error: not allowed: to see whether Forklift's controller runs")
+    assert blind.told("fix: Let it list Deployments named forklift-controller")

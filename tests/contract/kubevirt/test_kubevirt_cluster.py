@@ -56,7 +56,7 @@ def test_missing_rights_are_listed(connect: Callable[..., KubevirtTarget], clust
 def test_who_is_not_let_in(cluster: Any, tmp_path: Path, change: dict[str, str], error: type[TranshipError]) -> None:
     if change.get("cacert") == "another":
         change = {"cacert": make_identity(tmp_path).ca_pem}
-    secret = {"token": cluster.token("admin", "accounts"), "cacert": cluster.ca} | change
+    secret = {"token": cluster.token("mover", "accounts"), "cacert": cluster.ca} | change
     with pytest.raises(error) as raised:
         KubevirtTarget(connection(cluster.url, secret)).identify()
     assert raised.value.suggestion
@@ -84,7 +84,7 @@ def test_the_cluster_that_a_pod_runs_in(cluster: Any, tmp_path: Path) -> None:
     target = KubevirtTarget(lambda: own_cluster(tmp_path, told))
     with pytest.raises(AuthFailed):
         target.identify()
-    (tmp_path / "token").write_text(cluster.token("admin", "accounts"))
+    (tmp_path / "token").write_text(cluster.token("mover", "accounts"))
     assert target.identify().product == "Kubernetes with KubeVirt"
     with pytest.raises(Invalid, match=r"spec\.url"):
         KubevirtTarget(lambda: own_cluster(tmp_path / "none", told)).identify()
@@ -243,7 +243,7 @@ def provider_of(cluster: Any, tmp_path: Path) -> Callable[..., Any]:
 
 
 def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any]) -> None:
-    conditions, phase = provider_of({"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca})
+    conditions, phase = provider_of({"token": cluster.token("mover", "accounts"), "ca.crt": cluster.ca})
     assert phase == "Ready"
     assert "Kubernetes with KubeVirt" in conditions["ConnectionTestSucceeded"].message
     assert "InventoryCreated" in conditions
@@ -263,7 +263,7 @@ def test_a_provider_says_what_is_wrong(
 ) -> None:
     if secret.get("ca.crt") == "another":
         secret = {"ca.crt": make_identity(tmp_path / "another").ca_pem}
-    good = {"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca}
+    good = {"token": cluster.token("mover", "accounts"), "ca.crt": cluster.ca}
     conditions, phase = provider_of(good | secret if secret else {"ca.crt": cluster.ca})
     assert phase == "ConnectionFailed"
     assert conditions[type].suggestion
