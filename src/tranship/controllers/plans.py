@@ -82,14 +82,6 @@ class PlanController:
         if plan.spec.archived:
             conditions.set("Archived", Category.ADVISORY, now, reason="UserRequested", message="the plan is archived")
         self._say_unacted(plan, conditions, now)
-        if not plan.spec.skip_guest_conversion:
-            text = "guests are moved as they are: tranship does not convert them yet, and gives them virtio devices"
-            remedy = (
-                "Where a guest has no virtio drivers set spec.skipGuestConversion: it gets SATA and E1000E devices."
-            )
-            conditions.set(
-                "GuestNotConverted", Category.WARN, now, reason="NotSupported", message=text, suggestion=remedy
-            )
         try:
             settings = await settings_of(self._store)
             leads = await route(self._store, self._providers, plan)
@@ -108,6 +100,7 @@ class PlanController:
             return
         self._say_maps(leads, conditions, now)
         vms = self._vms(plan, leads, conditions, now)
+        _say_guests(plan, [vm for _, vm in vms if not vm.native], conditions, now)
         ways, no_way = await self._ways(plan, leads, [vm for _, vm in vms])
         done = frozenset(one.id for one in plan.status.migration.vms if one.outcome == "succeeded")
         maps = leads.networks.spec, leads.storages.spec
@@ -208,6 +201,21 @@ async def migrations_of(store: Store, plan: Key) -> list[Migration]:
     found = (await store.list(MIGRATION)).items
     runs = [Migration.read(obj) for obj in found if plan_key(obj) == plan]
     return sorted(runs, key=lambda run: (run.metadata.creation_timestamp or datetime.now(UTC), run.name))
+
+
+def _say_guests(plan: Plan, vms: list[VM], conditions: Conditions, now: datetime) -> None:
+    """vms: those that ran on other hardware."""
+    if not vms or (plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode):
+        return
+    text = "guests are moved as they are: tranship does not convert them yet, and gives them virtio devices"
+    remedy = (
+        "Where a guest has no virtio drivers set spec.skipGuestConversion, without useCompatibilityMode: false: it gets"
+        " SATA, E1000E and USB devices."
+    )
+    items = [vm.name for vm in vms]
+    conditions.set(
+        *("GuestNotConverted", Category.WARN, now), reason="NotSupported", message=text, suggestion=remedy, items=items
+    )
 
 
 def _say_findings(findings: Iterable[Finding], conditions: Conditions, now: datetime) -> None:

@@ -43,7 +43,8 @@ class DiskOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicOrder:
-    """kind: pod (NAT), multus (a named network: bridge on a KVM host) ; ignored NICs are not in the order."""
+    """kind: pod (NAT), multus (a named network: bridge on a KVM host) ; ignored NICs are not in the order. up: the cable is
+    plugged in. pci: where the guest shall see it, "" = anywhere. pass_through: a function of the host's card."""
 
     mac: str
     kind: str
@@ -51,6 +52,9 @@ class NicOrder:
     namespace: str = ""
     model: str = "virtio"
     name: str = ""
+    up: bool = True
+    pci: str = ""
+    pass_through: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,8 @@ class MachineOrder:
     """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes. serial: what the guest
     reads as the machine's serial number. affinity: as Kubernetes writes it. instance_type: name of one that gives processors
     and memory instead. filesystem_overhead: the share of a file system that is lost to itself, where the target does not know
-    better; block_overhead: bytes that a block volume is made larger by."""
+    better; block_overhead: bytes that a block volume is made larger by. threads: of a core. nested: whether the machine may
+    run machines itself, None = as the target has it. timezone: of its clock, "" = UTC."""
 
     owner: str
     name: str
@@ -67,6 +72,10 @@ class MachineOrder:
     sockets: int
     cores: int
     memory: int
+    threads: int = 1
+    dedicated_cpus: bool = False
+    nested: bool | None = None
+    timezone: str = ""
     firmware: str = "bios"
     secure_boot: bool = False
     tpm: bool = False
@@ -156,15 +165,21 @@ def order(
     Invalid for an impossible name."""
     name = target_name(entry.target_name, vm.name, vm.id)
     owner = f"{plan.uid}/{vm.id}"
-    system = {"plan": plan.uid, "vmID": vm.id} | ({"migration": migration} if migration else {})
+    system = {"plan": plan.uid, "vmID": vm.id, "guestConverted": "false"}
+    system |= {"migration": migration} if migration else {}
+    in_socket, threads = max(vm.cores_per_socket, 1), max(vm.threads, 1)
     return MachineOrder(
         owner=owner,
         name=name,
         namespace=plan.spec.target_namespace,
         uuid=vm.uuid or vm.instance_uuid,
-        serial="" if vm.native else _vmware_serial(vm.uuid),
-        sockets=max(vm.cpus // max(vm.cores_per_socket, 1), 1),
-        cores=max(vm.cores_per_socket, 1),
+        serial=vm.serial or (vm.uuid if vm.native else _vmware_serial(vm.uuid)),
+        sockets=max(vm.cpus // in_socket, 1),
+        cores=max(in_socket // threads, 1),
+        threads=threads,
+        dedicated_cpus=vm.dedicated_cpus,
+        nested=_nested(plan, entry, vm),
+        timezone=vm.timezone,
         memory=vm.memory,
         firmware=vm.firmware,
         secure_boot=vm.secure_boot,
@@ -179,6 +194,14 @@ def order(
         filesystem_overhead=settings.filesystem_overhead,
         block_overhead=settings.block_overhead,
     )
+
+
+def _nested(plan: Plan, entry: PlanVM, vm: VM) -> bool | None:
+    """What the user says, the VM's own word first; else as it is on the source, where that is more than the target's."""
+    for wish in (entry.enable_nested_virtualization, plan.spec.enable_nested_virtualization):
+        if wish is not None:
+            return wish
+    return True if vm.nested else None
 
 
 def _vmware_serial(uuid: str) -> str:
@@ -282,5 +305,8 @@ def _nics(plan: Plan, entry: PlanVM, vm: VM, networks: NetworkMapSpec, estate: E
                 namespace=destination.namespace,
                 model=model(nic),
                 name=name,
+                up=nic.connected,
+                pci=nic.pci,
+                pass_through=nic.pass_through and destination.type == "multus",
             )
             number += 1

@@ -68,6 +68,8 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.targetLabels",
             "spec.targetNodeSelector",
             "spec.targetAffinity",
+            "spec.enableNestedVirtualization",
+            "spec.vms[].enableNestedVirtualization",
             "spec.vms[].instanceType",
             "spec.precopy.interval",
             "spec.precopy.targetDowntime",
@@ -109,7 +111,6 @@ ACTED: Mapping[Kind, frozenset[str]] = {
 _NO_POD = "guest conversion does not run in a pod of its own"
 _SHARED = "shared disks are moved like any other"
 _LUN = "raw device mappings are not attached as LUNs"
-_NESTED = "nested virtualization is left as the target has it"
 
 NOTES: Mapping[Kind, Mapping[str, str]] = {
     meta.PROVIDER: {
@@ -140,7 +141,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.rdmAsLun": _LUN,
         "spec.scsiReservation": _LUN,
         "spec.installLegacyDrivers": "drivers are chosen by the guest's system",
-        "spec.enableNestedVirtualization": _NESTED,
         "spec.xfsCompatibility": "there is one way to convert a guest, whatever its file system",
         "spec.runPreflightInspection": "guests are not inspected before they move",
         "spec.tagMapping": "tags of the source are not carried over",
@@ -149,7 +149,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.precopy": "tranship knows no such option of precopies",
         "spec.shutdown": "tranship knows no such option of the shutdown",
         "spec.vms[].migrateSharedDisks": _SHARED,
-        "spec.vms[].enableNestedVirtualization": _NESTED,
         "spec.vms[].rdmAsLun": _LUN,
         "spec.vms[].scsiReservation": _LUN,
     },

@@ -30,6 +30,8 @@ def test_every_machine_passes_the_genuine_schema(cluster: Any, order: MachineOrd
     nics = (
         NicOrder(mac="00:50:56:aa:bb:01", kind="pod", name="net-0"),
         NicOrder(mac="", kind="multus", network="br0", namespace="nets", model="e1000e", name="net-1"),
+        NicOrder(mac="", kind="multus", network="br1", name="net-2", up=False, pci="0000:0b:00.0"),
+        NicOrder(mac="", kind="multus", network="vf", name="net-3", pass_through=True),
     )
     terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
@@ -47,7 +49,11 @@ def test_every_machine_passes_the_genuine_schema(cluster: Any, order: MachineOrd
             serial="VMware-42 0f" if special else "",
             node_selector={"zone": "a"} if special else {},
             affinity={"nodeAffinity": required} if special else {},
-            instance_type="u1.small" if special else "",
+            instance_type="u1.small" if special and start else "",
+            threads=2 if special else 1,
+            dedicated_cpus=special,
+            nested=special or None,
+            timezone="Europe/Berlin" if special else "",
         )
         strictly(cluster, virtual_machine(made))
 

@@ -64,14 +64,15 @@ def run_strategy(machine: Object) -> str:
 
 def machine_state(machine: Object | None, instance: Object | None) -> MachineState:
     """From the VirtualMachine and its VirtualMachineInstance, both read now. Whatever may still come up, or may not have
-    gone down yet, is STARTING: the source must not run beside it. So is one that is being deleted, until it is gone."""
+    gone down yet, is STARTING: the source must not run beside it. One that is being deleted and has no instance
+    is gone but for its name: nothing starts it any more."""
     phase = (instance.get("status") or {}).get("phase", "") if instance is not None else ""
     if machine is None:
         return MachineState.ABSENT if instance is None or phase in ENDED else MachineState.STARTING
     if instance is not None and phase not in ENDED:
         return MachineState.RUNNING if phase == "Running" else MachineState.STARTING
-    if machine["metadata"].get("deletionTimestamp"):
-        return MachineState.STARTING
+    if machine.get("metadata", {}).get("deletionTimestamp"):
+        return MachineState.ABSENT
     strategy, status = run_strategy(machine), (machine.get("status") or {}).get("printableStatus", "")
     may_come_up = strategy == ALWAYS or (strategy not in (HALTED, MANUAL) and status != "Stopped")
     return MachineState.STARTING if may_come_up else MachineState.OFF

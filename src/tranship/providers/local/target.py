@@ -313,6 +313,7 @@ def _left_out(order: MachineOrder) -> Iterator[Finding]:
         "spec.targetNodeSelector": order.node_selector,
         "spec.targetAffinity": order.affinity,
         "spec.vms[].instanceType": order.instance_type,
+        "spec.enableNestedVirtualization": order.nested is False,
         "the storage map's accessMode": next((disk.access_mode for disk in order.disks if disk.access_mode), ""),
         "the storage map's volumeMode": next((disk.volume_mode for disk in order.disks if disk.volume_mode), ""),
     }
