@@ -178,3 +178,13 @@ def test_the_image_holds_the_files() -> None:
     inside = {name for name, _ in image["contents"]()}
     files = {f"opt/tranship/tranship/deploy/{path.relative_to(FILES)}" for path in FILES.rglob("*.yaml")}
     assert files <= inside
+
+
+def test_the_containerfiles_image_runs_as_the_other_does() -> None:
+    image = runpy.run_path(str(ROOT / "scripts" / "image"))
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+    assert f"USER {image['USER']}:{image['USER']}" in lines
+    assert 'ENTRYPOINT ["tranship"]' in lines
+    told = dict(one.split("=", 1) for line in lines if line.startswith("ENV ") for one in line.split()[1:])
+    for name in ("HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+        assert told[name] == image["ENVIRONMENT"][name]
