@@ -37,7 +37,7 @@ cluster:  ## run a genuine Kubernetes cluster of one node, until Ctrl-C
 
 e2e-cluster:  ## the tests that need that cluster
 	@scripts/setup test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/e2e/test_cluster*.py $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/e2e/test_cluster*.py tests/e2e/test_lab_kubevirt.py $(ARGS)
 
 image:  ## make dist/tranship-image.tar, an OCI archive
 	@scripts/setup run

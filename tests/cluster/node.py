@@ -1,8 +1,8 @@
 """A genuine node beside the control plane: containerd, runc, a CNI bridge and the kubelet, as root, on this machine.
 
 Everything lives in one short directory below /run and ends with `stop`; names and addresses are of its own, so that several
-checkouts can run at a time. `python tests/cluster/node.py` runs plane and node until Ctrl-C. Pods reach this machine at
-`Node.address`, and images come from archives: there is no registry.
+checkouts can run at a time. Pods reach this machine at `Node.address`, and images come from archives: there is no registry.
+`python tests/cluster/node.py` runs plane, node and the lab's stand-in for KubeVirt until Ctrl-C.
 """
 
 import json
@@ -204,13 +204,15 @@ def _by_hand() -> None:
     classes = (StorageClass("files", default=True), StorageClass("block", volume_mode="Block"))
     with tempfile.TemporaryDirectory() as scratch:
         plane = _plane["ControlPlane"](Path(scratch, "plane"), for_pods=True)
+        kubevirt = KubeVirt(plane.kubeconfig, Path(scratch, "kubevirt"), node=Node.name, image=PAUSE, classes=classes)
         plane.start()
         node = Node(plane)
-        kubevirt = KubeVirt(plane.kubeconfig, Path(scratch, "kubevirt"), node=node.name, classes=classes)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell that puts it into the background has Ctrl-C ignored
+            signal.signal(number, signal.default_int_handler)
         try:
-            node.start()
             plane.serve(definitions())
             kubevirt.start()
+            node.start()
             print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
             signal.pause()
         except KeyboardInterrupt:

@@ -345,7 +345,7 @@ def test_uefi_and_secure_boot_are_what_the_object_says(cluster: Cluster) -> None
     efi = {"bootloader": {"efi": {"secureBoot": False}}}
     cluster.make(claim("efi", "filesystem", "Filesystem", "1Mi"))
     cluster.make(machine("efi", "efi", firmware=efi, memory={"guest": "128Mi"}))
-    cluster.console("efi", "BdsDxe: ", 120)  # what OVMF, and no BIOS, says of a disk without a boot loader
+    cluster.console("efi", "BdsDxe: ", 240)  # what OVMF, and no BIOS, says of a disk without a boot loader
     remove(cluster, "vm/efi", "pvc/efi")
 
     cluster.make(machine("secure", firmware={"bootloader": {"efi": {}}}))
@@ -378,3 +378,22 @@ def test_what_cannot_start_is_tried_again_later_and_later(cluster: Cluster) -> N
     printable(cluster, "torn", "Running")
     assert "startFailure" not in cluster.read("vm", "torn")["status"]
     remove(cluster, "vm/torn", "pvc/torn")
+
+
+def test_another_stand_in_goes_on_where_one_was_killed(cluster: Cluster) -> None:
+    cluster.make(claim("kept-on", "filesystem", "Filesystem"))
+    cluster.make(claim("kept-off", "block-now", "Block"))
+    cluster.make(machine("survivor", "kept-on"))
+    printable(cluster, "survivor", "Running")
+    cluster.until("bound", lambda: cluster.read("pvc", "kept-off")["status"]["phase"] == "Bound")
+    before = cluster.read("vmi", "survivor")["metadata"]["uid"]
+    place = cluster.place("kept-off")
+    place.write_bytes(b"here to stay")
+    cluster.kubevirt.close()
+    assert not place.exists()
+    cluster.kubevirt.start()
+    assert cluster.content("kept-off", 12) == b"here to stay"
+    cluster.until("another instance", lambda: [one["metadata"]["uid"] for one in cluster.objects("vmi")] != [before])
+    printable(cluster, "survivor", "Running")
+    remove(cluster, "vm/survivor", "pvc/kept-on", "pvc/kept-off")
+    cluster.until("volume gone", lambda: not place.parent.exists())

@@ -57,9 +57,6 @@ class Instances(Controller):
         for process in self._processes.values():
             await process.kill()
 
-    def folder(self, namespace: str, name: str) -> Path:
-        return self._folder / namespace / name
-
     def process(self, namespace: str, name: str) -> Process | None:
         instance = self._instances.get(namespace, name)
         return self._processes.get(instance["metadata"]["uid"]) if instance else None
@@ -88,7 +85,7 @@ class Instances(Controller):
             case "Scheduling":
                 await self._scheduling(obj, pod)
             case "Scheduled":
-                await self._start(obj)
+                await self._start(obj, process)
             case _ if process is None:
                 await self._fail(obj, "its QEMU is no more")
             case _ if pod is None or "deletionTimestamp" in pod["metadata"] or phase(pod) in FINAL:
@@ -158,17 +155,18 @@ class Instances(Controller):
                 obj, "Scheduling", unschedulable=launcher.unschedulable(pod), synchronized=launcher.trouble(pod)
             )
 
-    async def _start(self, obj: Object) -> None:
-        namespace, name = key(obj)
-        folder = self.folder(namespace, name)
-        try:
-            arguments = await asyncio.to_thread(self._arguments, obj, folder)
-            process = Process(folder, arguments, self.wake)
-            await process.start()
-        except (OSError, TranshipError) as error:
-            await self._fail(obj, str(error))
-            return
-        self._processes[obj["metadata"]["uid"]] = process
+    async def _start(self, obj: Object, process: Process | None) -> None:
+        if process is None:
+            folder = self._folder.joinpath(*key(obj))
+            try:
+                arguments = await asyncio.to_thread(self._arguments, obj, folder)
+                process = Process(folder, arguments, self.wake)
+                self._processes[obj["metadata"]["uid"]] = process  # before it runs: whatever happens, it is ended
+                await process.start()
+            except (OSError, TranshipError) as error:
+                self._processes.pop(obj["metadata"]["uid"], None)
+                await self._fail(obj, str(error))
+                return
         nics = [
             {
                 "name": one["name"],

@@ -40,14 +40,17 @@ class KubeVirt:
         self._kubeconfig = kubeconfig
         self._volumes = folder / "volumes"
         self._started: Future[None] = Future()
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._whole: asyncio.Task[None] | None = None
         self._instances: Instances | None = None
-        self._thread = threading.Thread(target=self._run, name="kubevirt", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> "KubeVirt":
         """Returns when the classes are there. Raises what went wrong."""
         self._volumes.mkdir(parents=True, exist_ok=True)
+        self._started, self._instances = Future(), None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=[self._loop], name="kubevirt", daemon=True)
         self._thread.start()
         try:
             self._started.result(START_SECONDS)
@@ -68,15 +71,18 @@ class KubeVirt:
                 raise NotFound(what="running machine", name=machine)
             process.type(data)
 
+        if self._loop is None:
+            raise NotFound(what="running machine", name=machine)
         asyncio.run_coroutine_threadsafe(type_(), self._loop).result(START_SECONDS)
 
     def close(self) -> None:
         """Machines are switched off hard and volumes detached; what is in them stays in the folder, for the next start."""
-        if self._thread.ident is None:
+        if self._thread is None or self._loop is None:
             return
-        if self._whole is not None and not self._loop.is_closed():
+        if self._whole is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._whole.cancel)
         self._thread.join(START_SECONDS)
+        self._thread = self._loop = self._whole = None
         for volume in self._volumes.iterdir():
             volumes.detach(volume)
 
@@ -86,10 +92,10 @@ class KubeVirt:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._whole = loop.create_task(self._serve())
         try:
-            self._whole = self._loop.create_task(self._serve())
-            self._loop.run_until_complete(self._whole)
+            loop.run_until_complete(self._whole)
         except asyncio.CancelledError:
             pass
         except BaseException as error:
@@ -97,8 +103,8 @@ class KubeVirt:
                 raise
             self._started.set_exception(error)
         finally:
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
 
     async def _serve(self) -> None:
         api = Api(self._kubeconfig)
