@@ -116,8 +116,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         binding = ["clusterrolebinding", "tranship", "--clusterrole=cluster-admin", "--serviceaccount=default:tranship"]
         made.kubectl("create", *binding)
         yield made
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [one for one in commands if str(folder).encode() in one]
+    assert str(folder) not in subprocess.check_output(["ps", "-e", "-o", "args"], text=True, timeout=30)
     assert str(folder) not in Path("/proc/mounts").read_text()
     assert str(folder) not in subprocess.check_output(["losetup", "--all"], text=True, timeout=30)
 

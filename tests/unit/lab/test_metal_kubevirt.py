@@ -56,6 +56,22 @@ def test_processors_memory_and_identity() -> None:
     assert argument(spec(), "-uuid") == argument(spec(), "-uuid")  # made up, and the same at each start
 
 
+def test_clock_features_inputs_and_nics_that_are_out() -> None:
+    features = [{"name": "vmx", "policy": "disable"}, {"name": "svm", "policy": "optional"}, {"name": "aes"}]
+    made = spec(
+        cpu={"features": features},
+        clock={"timezone": "Europe/Vienna"},
+        nics=({"state": "down"}, {"state": "absent"}, {"sriov": {}}, {"pciAddress": "0000:0b:00.0"}),
+    )
+    made["domain"]["devices"]["inputs"] = [{"name": "t", "type": "tablet", "bus": "usb"}]
+    assert argument(made, "-cpu") == "max,la57=off,vmx=off,aes=on"
+    assert (argument(made, "-rtc"), domain.zone(made)) == ("base=localtime", "Europe/Vienna")
+    assert argument(spec(), "-rtc") == "base=utc"
+    assert [one.split(",")[0] for one in devices(made)] == ["usb-tablet", "virtio-net-pci", "virtio-net-pci"]
+    assert domain.pulled(made) == ["nic0"]
+    assert [one.split(":")[0] for one in domain.ignored(made)] == ["interface net-2", "interface net-3"]
+
+
 def test_boot_order_is_what_is_said_and_else_the_first_disk() -> None:
     assert ["bootindex=" in one for one in devices(spec(virtio(), virtio()))] == [True, False]
     ordered = devices(spec(virtio(), virtio(bootOrder=2), virtio(bootOrder=1)))
@@ -136,8 +152,13 @@ def test_qemu_takes_it_stops_and_is_killed(tmp_path: Path, secure: bool | None) 
     buses = [*(["sata"] * 7), "virtio", "scsi", "scsi", "usb"]
     disks = [{"disk": {"bus": bus}, "serial": f"disk-{number}"} for number, bus in enumerate(buses)]
     efi = {"bootloader": {"efi": {"secureBoot": secure}}} if secure is not None else {}
-    nics = tuple({"model": model} for model in ("virtio", "e1000", "e1000e", "rtl8139"))
+    nics = ({"model": "virtio", "state": "down"}, *({"model": model} for model in ("e1000", "e1000e", "rtl8139")))
     made = spec(*disks, nics=nics, firmware=efi, features={"smm": {"enabled": bool(secure)}}, memory={"guest": "128Mi"})
+    made["domain"] |= {
+        "clock": {"timezone": "Europe/Vienna"},
+        "cpu": {"features": [{"name": "vmx", "policy": "disable"}]},
+    }
+    made["domain"]["devices"]["inputs"] = [{"name": bus, "type": "tablet", "bus": bus} for bus in ("usb", "virtio")]
     domain.check(made)
     places = {name: tmp_path / f"{name}, raw" for name in domain.claims(made)}
     for place in places.values():
@@ -152,7 +173,7 @@ def test_qemu_takes_it_stops_and_is_killed(tmp_path: Path, secure: bool | None) 
     async def live() -> bool:
         ended = asyncio.Event()
         arguments = list(domain.command("all, of them", UID, made, places, found))
-        process = Process(tmp_path, arguments, ended.set)
+        process = Process(tmp_path, arguments, ended.set, pulled=domain.pulled(made), zone=domain.zone(made))
         await process.start()
         process.stop(0.2)
         await asyncio.wait_for(ended.wait(), 30)

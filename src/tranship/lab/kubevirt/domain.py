@@ -2,6 +2,7 @@
 
 Pure but for the search of a firmware. Defaults are KubeVirt's: q35, SATA disks, Secure Boot wherever there is UEFI, modern
 virtio devices, an address of their own for NICs without one. All networks are QEMU's user network, cut off from everything.
+Processors are emulated, the most that QEMU can; a feature that is forbidden is taken out of them.
 What KubeVirt's admission would refuse is refused (`check`), what is not carried out here is named (`ignored`).
 """
 
@@ -87,6 +88,22 @@ def _bus(disk: Object) -> str:
     return kind.get("bus") or "sata"
 
 
+def zone(spec: Object) -> str:
+    """The time zone that its clock shows, "" = UTC."""
+    return str(spec["domain"].get("clock", {}).get("timezone", ""))
+
+
+def plugged(spec: Object) -> list[tuple[int, Object]]:
+    """The NICs that the machine has, with their numbers."""
+    nics = enumerate(interfaces(spec))
+    return [(number, one) for number, one in nics if "sriov" not in one and one.get("state") != "absent"]
+
+
+def pulled(spec: Object) -> list[str]:
+    """The ids of the NICs whose cable is out."""
+    return [f"nic{number}" for number, one in plugged(spec) if one.get("state") == "down"]
+
+
 def check(spec: Object) -> None:
     """Raises Invalid with KubeVirt's field for what its admission refuses."""
     base = "spec.template.spec"
@@ -134,6 +151,11 @@ def ignored(spec: Object) -> list[str]:
     found += [f"disk {name}: its volume is no claim and not attached" for name in attached if name not in with_claims]
     if "tpm" in devices and _enabled(devices["tpm"]):
         found.append("tpm: there is none")
+    found += [
+        f"interface {one['name']}: a device of the host is not attached" for one in interfaces(spec) if "sriov" in one
+    ]
+    placed = (one["name"] for one in interfaces(spec) if "pciAddress" in one)
+    found += [f"interface {name}: its PCI address is not kept" for name in placed]
     unknown = ("gpus", "hostDevices", "filesystems", "watchdog")
     found += [f"{name}: there are none" for name in unknown if devices.get(name)]
     return found
@@ -145,7 +167,7 @@ def command(name: str, uid: str, spec: Object, places: Mapping[str, Path], firmw
     cpus, domain = topology(spec), spec["domain"]
     told = domain.get("firmware", {})
     secure = bool(secure_boot(spec))
-    yield from ("-name", f"guest={_escape(name)}", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off")
+    yield from ("-name", f"guest={_escape(name)}", "-accel", "tcg,thread=multi", "-cpu", _model(domain))
     yield from ("-machine", f"q35,smm={'on' if _enabled(domain.get('features', {}).get('smm')) else 'off'},vmport=off")
     yield from ("-m", f"{-(-memory(spec) // MIB)}M")
     yield from ("-smp", ",".join([str(_product(cpus.values())), *(f"{key}={value}" for key, value in cpus.items())]))
@@ -158,10 +180,22 @@ def command(name: str, uid: str, spec: Object, places: Mapping[str, Path], firmw
         flash = f"if=pflash,format={firmware.format}"
         yield from ("-drive", f"{flash},unit=0,readonly=on,file={_escape(str(firmware.code))}")
         yield from ("-drive", f"{flash},unit=1,file={_escape(str(firmware.variables))}")
-    yield from ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "std", "-rtc", "base=utc")
+    yield from ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "std")
+    yield from ("-rtc", "base=localtime" if zone(spec) else "base=utc")
     yield from ("-boot", "strict=on", "-device", "qemu-xhci,id=usb", "-device", "virtio-scsi-pci,id=scsi")
+    for one in domain.get("devices", {}).get("inputs", ()):
+        yield from ("-device", "virtio-tablet-pci" if one.get("bus") == "virtio" else "usb-tablet,bus=usb.0")
     yield from _disks(spec, places)
     yield from _nics(spec, uid)
+
+
+def _model(domain: Object) -> str:
+    """TCG's, with what is said of its features. la57=off: loaders of some years ago do not start with 5-level paging."""
+    words = {"force": "on", "require": "on", "disable": "off", "forbid": "off"}
+    features = {
+        one["name"]: words.get(one.get("policy", "require")) for one in domain.get("cpu", {}).get("features", ())
+    }
+    return ",".join(["max,la57=off", *(f"{name}={word}" for name, word in features.items() if word)])
 
 
 def _product(numbers: Iterable[int]) -> int:
@@ -215,7 +249,7 @@ def _virtio(spec: Object) -> str:
 
 
 def _nics(spec: Object, uid: str) -> Iterator[str]:
-    for number, one in enumerate(interfaces(spec)):
+    for number, one in plugged(spec):
         model = one.get("model", "virtio")
         device = f"{_NICS[model]}," + (f"{_virtio(spec)}," if model == "virtio" else "")
         boot = f",bootindex={one['bootOrder']}" if one.get("bootOrder") else ""

@@ -160,22 +160,15 @@ class Instances(Controller):
             folder = self._folder.joinpath(*key(obj))
             try:
                 arguments = await asyncio.to_thread(self._arguments, obj, folder)
-                process = Process(folder, arguments, self.wake)
+                pulled, zone = domain.pulled(obj["spec"]), domain.zone(obj["spec"])
+                process = Process(folder, arguments, self.wake, pulled=pulled, zone=zone)
                 self._processes[obj["metadata"]["uid"]] = process  # before it runs: whatever happens, it is ended
                 await process.start()
             except (OSError, TranshipError) as error:
                 self._processes.pop(obj["metadata"]["uid"], None)
                 await self._fail(obj, str(error))
                 return
-        nics = [
-            {
-                "name": one["name"],
-                "mac": domain.mac(one, obj["metadata"]["uid"]),
-                "infoSource": "domain",
-                "queueCount": 1,
-            }
-            for one in domain.interfaces(obj["spec"])
-        ]
+        nics = [_nic(one, obj["metadata"]["uid"]) for _, one in domain.plugged(obj["spec"])]
         guest = obj["spec"]["domain"].get("memory", {}).get("guest") or f"{domain.memory(obj['spec']) // MIB}Mi"
         size = {"guestAtBoot": guest, "guestCurrent": guest, "guestRequested": guest}
         facts = {"interfaces": nics, "volumeStatus": self._volume_status(obj), "memory": size}
@@ -287,3 +280,10 @@ class Instances(Controller):
 
 def _grace(obj: Object) -> float:
     return float(obj["spec"].get("terminationGracePeriodSeconds", GRACE_SECONDS))
+
+
+def _nic(interface: Object, uid: str) -> Object:
+    """As the status tells it."""
+    link = "down" if interface.get("state") == "down" else "up"
+    told = {"name": interface["name"], "mac": domain.mac(interface, uid), "linkState": link}
+    return {**told, "infoSource": "domain", "queueCount": 1}

@@ -22,6 +22,9 @@ def pod(instance: Object, image: str, block: frozenset[str]) -> Object:
     """block: the volumes that are devices."""
     meta, spec = instance["metadata"], instance["spec"]
     held = claims(spec)
+    placed: Object = {field: spec[field] for field in _SPEC if field in spec}
+    if spec["domain"].get("cpu", {}).get("dedicatedCpuPlacement"):
+        placed["nodeSelector"] = {**placed.get("nodeSelector", {}), "cpumanager": "true"}  # KubeVirt's label of a node
     container = {
         "name": "compute",
         "image": image,
@@ -45,7 +48,7 @@ def pod(instance: Object, image: str, block: frozenset[str]) -> Object:
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
         },
         "spec": {
-            **{field: spec[field] for field in _SPEC if field in spec},
+            **placed,
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -7,6 +7,7 @@ long for one. How it ended is known by the monitor's last word: a guest that shu
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Sequence
@@ -21,10 +22,20 @@ ASK_AGAIN_SECONDS = 5.0  # a guest that is still booting loses the first press o
 
 
 class Process:
-    """folder: of its console.log and qemu.log. ended: called when it has."""
+    """folder: of its console.log and qemu.log. ended: called when it has. pulled: ids of NICs whose cable is out.
+    zone: the time zone of -rtc base=localtime."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        ended: Callable[[], None],
+        *,
+        pulled: Sequence[str] = (),
+        zone: str = "",
+    ) -> None:
         self._folder, self._arguments, self._ended = folder, arguments, ended
+        self._pulled, self._zone = pulled, zone
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -46,10 +57,11 @@ class Process:
         serial = ("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial")
         with its, (self._folder / "console.log").open("ab") as console, (self._folder / "qemu.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", "--", PROGRAM, *self._arguments, *monitor, *serial),
+                *("setpriv", "--pdeathsig", "KILL", "--", PROGRAM, "-S", *self._arguments, *monitor, *serial),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=console,
                 stderr=log,
+                env={**os.environ, **({"TZ": self._zone} if self._zone else {})},
                 pass_fds=(its.fileno(),),
                 start_new_session=True,  # a Ctrl-C meant for us is not for the machine
             )
@@ -57,6 +69,9 @@ class Process:
         self._tasks = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._wait())]
         try:
             await self._ask("qmp_capabilities")
+            for nic in self._pulled:
+                await self._ask("set_link", name=nic, up=False)
+            await self._ask("cont")
             state = await self._ask("query-status")
         except (TimeoutError, ConnectionError) as error:
             await self.kill()
@@ -101,9 +116,9 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _ask(self, word: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    async def _ask(self, word: str, seconds: float = ANSWER_SECONDS, **arguments: Any) -> dict[str, Any]:
         assert self._writer
-        self._writer.write(json.dumps({"execute": word}).encode())
+        self._writer.write(json.dumps({"execute": word, "arguments": arguments}).encode())
         await self._writer.drain()
         answer = await asyncio.wait_for(self._answers.get(), seconds)
         if "return" not in answer:
