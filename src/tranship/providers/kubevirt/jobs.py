@@ -119,6 +119,7 @@ class JobMovers:
             line = self._api.log(pod, 1)
             self._heard.note(job, line)
             said = told.said(line)
+            said.pop("reason", None)  # of a pod that has ended: what comes of it is the Job's to say
             self._remember(memory, round_, said)
         state = State.LOST if self._heard.silent(job) else State.RUNNING
         return told.report({**said, "state": state.value})
