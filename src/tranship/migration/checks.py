@@ -11,7 +11,7 @@ from tranship.errors import Invalid
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.inventory.vm import Category as Gravity
-from tranship.migration.mapping import DEFAULTS, MachineOrder, order, target_name, unmapped
+from tranship.migration.mapping import DEFAULTS, MachineOrder, network_for, order, target_name, unmapped
 from tranship.resources.conditions import Category
 from tranship.resources.controller import Settings
 from tranship.resources.networkmap import NetworkMapSpec
@@ -63,6 +63,7 @@ def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterato
             continue
         yield from _name(plan, field, entry, vm, facts, names)
         yield from _maps(vm, facts) or _order(plan, entry, vm, facts)
+        yield from _addresses(plan, vm, facts)
         yield from _disks(plan, vm, facts)
         yield from _concerns(vm)
         if plan.warm:
@@ -85,6 +86,19 @@ def _name(plan: Plan, field: str, entry: PlanVM, vm: VM, facts: Facts, names: di
         message = f"the target has a VM {name} in {plan.spec.target_namespace} already"
         suggestion = f"Remove it, or set {field}.targetName."
         yield Finding("VMAlreadyExists", Category.CRITICAL, message, suggestion, "NotUnique", vm.name)
+
+
+def _addresses(plan: Plan, vm: VM, facts: Facts) -> Iterator[Finding]:
+    """Two machines with one hardware address disturb each other as soon as both run."""
+    own = f"{plan.uid}/{vm.id}"
+    others = [one for one in facts.target.vms.values() if one.traits.get("owner") != own]
+    taken = {nic.mac: one.id for one in others for nic in one.nics if nic.mac}
+    for nic in vm.nics:
+        destination = network_for(nic, facts.networks, facts.source)
+        if nic.mac in taken and destination is not None and destination.type != "ignored":
+            message = f"{vm.name}: {nic.label} has the address {nic.mac}, which {taken[nic.mac]} on the target has too"
+            remedy = "Remove that VM or change its address, or map the NIC's network to type ignored."
+            yield Finding("MacConflicts", Category.CRITICAL, message, remedy, "NotUnique", vm.name)
 
 
 def orders(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> list[MachineOrder]:

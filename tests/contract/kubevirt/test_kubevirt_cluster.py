@@ -17,6 +17,7 @@ from tranship.errors import AuthFailed, Denied, Invalid, TranshipError, Unreacha
 from tranship.lab.certificates import make_identity
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder, NicOrder
+from tranship.providers.kubevirt.access import missing
 from tranship.providers.kubevirt.connect import connection, own_cluster
 from tranship.providers.kubevirt.target import KubevirtTarget
 from tranship.resources.meta import PROVIDER, SECRET
@@ -117,7 +118,71 @@ def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], ord
     assert {"plain", "ceph"} <= estate.datastores.keys()
     assert estate.networks["pod"].kind == "pod"
     assert estate.networks[f"{order.namespace}/br0"].name == "br0"
-    assert estate.vms[f"{order.namespace}/web.01"].traits["owner"] == order.owner
+    there = estate.vms[f"{order.namespace}/web.01"]
+    assert there.traits["owner"] == order.owner
+    assert (there.cpus, there.memory, [nic.mac for nic in there.nics]) == (2, 64 << 20, ["00:50:56:aa:bb:01"])
+
+
+def test_what_else_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], namespace: str) -> None:
+    mark = "storageclass.kubevirt.io/is-default-virt-class=true"
+    cluster.kubectl("annotate", "storageclass", "ceph", mark, "--overwrite")
+    cluster.kubectl(
+        "annotate", "storageclass", "plain", "storageclass.kubernetes.io/is-default-class=true", "--overwrite"
+    )
+    profile = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "StorageProfile",
+        "metadata": {"name": "ceph"},
+        "spec": {},
+    }
+    cluster.make(profile)
+    sets = [{"accessModes": ["ReadWriteMany", "ReadWriteOnce"], "volumeMode": "Block"}]
+    cluster.status("storageprofile", "ceph", "", {"claimPropertySets": sets})
+    types = "instancetype.kubevirt.io/v1beta1"
+    spec = {"cpu": {"guest": 2}, "memory": {"guest": "4Gi"}}
+    own = {"name": "own", "namespace": namespace}
+    cluster.make({"apiVersion": types, "kind": "VirtualMachineInstancetype", "metadata": own, "spec": spec})
+    cluster.make(
+        {"apiVersion": types, "kind": "VirtualMachineClusterInstancetype", "metadata": {"name": "u1"}, "spec": spec}
+    )
+    try:
+        others = connect().estate().others
+    finally:
+        cluster.kubectl("delete", "storageprofile/ceph", "virtualmachineclusterinstancetype/u1")
+        cluster.kubectl("annotate", "storageclass", "plain", "storageclass.kubernetes.io/is-default-class-")
+    assert {namespace, "kube-system"} <= others["namespaces"].keys()
+    assert "managedFields" not in others["namespaces"][namespace].object["metadata"]
+    ceph, plain = (others["storageclasses"][name].facts for name in ("ceph", "plain"))
+    assert ceph == {
+        "default": False,
+        "defaultForVirtualization": True,
+        "accessMode": "ReadWriteMany",
+        "volumeMode": "Block",
+        "bindsLate": True,
+        "profile": ["ReadWriteMany/Block", "ReadWriteOnce/Block"],
+    }
+    assert (plain["default"], plain["accessMode"], plain["volumeMode"]) == (True, "ReadWriteOnce", "Filesystem")
+    assert others["instancetypes"][f"{namespace}/own"].facts == {"cpus": 2, "memory": "4Gi"}
+    assert others["clusterinstancetypes"]["u1"].namespace == ""
+
+
+def test_what_may_not_be_listed_is_left_out(cluster: Any, connect: Callable[..., KubevirtTarget]) -> None:
+    account = "without"
+    cluster.kubectl("create", "serviceaccount", account, "-n", "accounts")
+    needed = (
+        "storageclasses.storage.k8s.io,virtualmachines.kubevirt.io,storageprofiles.cdi.kubevirt.io,cdiconfigs.cdi.kubevirt.io,"
+        "network-attachment-definitions.k8s.cni.cncf.io"
+    )
+    cluster.kubectl("create", "clusterrole", account, "--verb=list,get", f"--resource={needed}")
+    cluster.kubectl(
+        "create", "clusterrolebinding", account, f"--clusterrole={account}", f"--serviceaccount=accounts:{account}"
+    )
+    target = connect(account)
+    estate = target.estate()
+    assert estate.others["namespaces"] == estate.others["instancetypes"] == {}
+    assert "plain" in estate.datastores
+    lacking = missing(target._api)
+    assert {"list namespaces", "list virtualmachineinstancetypes.instancetype.kubevirt.io"} <= set(lacking)
 
 
 # --- what would fail is said before -------------------------------------------------------------------------------------

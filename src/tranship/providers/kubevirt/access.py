@@ -32,13 +32,13 @@ from tranship.cluster.api import (
 from tranship.resources.meta import SECRET, Kind
 
 NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
-    (NAMESPACE, "", ("get",)),
+    (NAMESPACE, "", ("get", "list")),
     (STORAGE_CLASS, "", ("list",)),
     (PROFILE, "", ("list",)),
     (CDI_CONFIG, "", ("list",)),
     (ATTACHMENT, "", ("list", "get")),
-    (INSTANCE_TYPE, "", ("get",)),
-    (CLUSTER_TYPE, "", ("get",)),
+    (INSTANCE_TYPE, "", ("get", "list")),
+    (CLUSTER_TYPE, "", ("get", "list")),
     (QUOTA, "", ("list",)),
     (CLAIM, "", ("get", "list", "create", "patch", "delete")),
     (MACHINE, "", ("get", "list", "create", "patch", "delete")),

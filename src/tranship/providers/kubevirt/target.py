@@ -19,7 +19,9 @@ from tranship.cluster.api import (
     ATTACHMENT,
     CDI_CONFIG,
     CLAIM,
+    CLUSTER_TYPE,
     INSTANCE,
+    INSTANCE_TYPE,
     MACHINE,
     NAMESPACE,
     PROFILE,
@@ -27,7 +29,7 @@ from tranship.cluster.api import (
     Api,
     Object,
 )
-from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
+from tranship.errors import AlreadyExists, Broken, Busy, Denied, Invalid, NotFound, Side, Unsupported
 from tranship.inventory.estate import Datastore, Estate
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
@@ -46,6 +48,7 @@ from tranship.providers.kubevirt.volumes import (
     quantity,
 )
 from tranship.providers.virtualmachine import virtual_machine
+from tranship.resources.meta import Kind
 from tranship.transfer.address import DiskAddress
 
 ESTATE_SECONDS = 5.0  # for so long an estate is given again: many plans ask at once, and it serves checks alone
@@ -112,17 +115,36 @@ class KubevirtTarget:
 
     def _read_estate(self) -> Estate:
         machines = [facts.vm(obj) for obj in self._api.list(MACHINE)]
-        attachments = self._api.list(ATTACHMENT) if ATTACHMENT.group in self._api.groups() else ()
-        stores = {
-            one.name: Datastore(id=one.name, name=one.name, kind="storageclass")
-            for one in self.storage_classes().values()
+        groups = self._api.groups()
+        attachments = list(self._api.list(ATTACHMENT)) if ATTACHMENT.group in groups else []
+        objects = list(self._api.list(STORAGE_CLASS))
+        classes = self._with_profiles(objects)
+        stores = {one.name: Datastore(id=one.name, name=one.name, kind="storageclass") for one in classes.values()}
+        types = INSTANCE_TYPE.group in groups
+        others = {
+            "namespaces": facts.things(self._listed(NAMESPACE)),
+            "storageclasses": facts.things(objects, lambda obj: facts.class_facts(classes[obj["metadata"]["name"]])),
+            "networkattachmentdefinitions": facts.things(attachments),
+            "instancetypes": facts.things(self._listed(INSTANCE_TYPE) if types else (), facts.instance_type_facts),
+            "clusterinstancetypes": facts.things(
+                self._listed(CLUSTER_TYPE) if types else (), facts.instance_type_facts
+            ),
         }
         networks = facts.networks(attachments)
-        return Estate(vms={one.id: one for one in machines}, networks=networks, datastores=stores)
+        return Estate(vms={one.id: one for one in machines}, networks=networks, datastores=stores, others=others)
+
+    def _listed(self, kind: Kind) -> list[Object]:
+        """Of what only the inventory shows: not allowed is not there, and identify says which right is missing."""
+        try:
+            return list(self._api.list(kind))
+        except Denied:
+            return []
 
     def storage_classes(self) -> dict[str, StorageClass]:
         """By name, with what CDI says of each where it is installed."""
-        classes = list(self._api.list(STORAGE_CLASS))
+        return self._with_profiles(list(self._api.list(STORAGE_CLASS)))
+
+    def _with_profiles(self, classes: Sequence[Object]) -> dict[str, StorageClass]:
         profiles: Mapping[str, Object] = {}
         config: Object | None = None
         if PROFILE.group in self._api.groups():

@@ -32,9 +32,13 @@ class Modes(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClass:
     """profile: (access modes, volume mode) as CDI recommends them, the best first; empty without CDI. overhead: the share of
-    a file system that CDI counts as lost, None = it does not say."""
+    a file system that CDI counts as lost, None = it does not say. default: of the cluster, default_virt: of KubeVirt, which
+    prefers it. late: volumes are bound when they are used first."""
 
     name: str
+    default: bool = False
+    default_virt: bool = False
+    late: bool = False
     profile: tuple[tuple[tuple[str, ...], str], ...] = ()
     overhead: float | None = None
 
