@@ -62,7 +62,8 @@ class MachineOrder:
     """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes. serial: what the guest
     reads as the machine's serial number. affinity: as Kubernetes writes it. instance_type: name of one that gives processors
     and memory instead. filesystem_overhead: the share of a file system that is lost to itself, where the target does not know
-    better; block_overhead: bytes that a block volume is made larger by. threads: of a core. nested: whether the machine may
+    better; block_overhead: bytes that a block volume is made larger by. service_account: of the movers' pods, "" = the
+    namespace's default. threads: of a core. nested: whether the machine may
     run machines itself, None = as the target has it. timezone: of its clock, "" = UTC."""
 
     owner: str
@@ -90,6 +91,7 @@ class MachineOrder:
     instance_type: str = ""
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
+    service_account: str = ""
 
 
 LONGEST_NAME = 63
@@ -193,6 +195,7 @@ def order(
         instance_type=entry.instance_type,
         filesystem_overhead=settings.filesystem_overhead,
         block_overhead=settings.block_overhead,
+        service_account=plan.spec.service_account or settings.migration_service_account,
     )
 
 

@@ -37,6 +37,8 @@ class ForkliftControllerSpec(Model):
     """Percent of a file system that is lost to itself, where the cluster does not tell (10)."""
     controller_block_overhead: Number = None
     """Bytes that a block volume is made larger by (0)."""
+    controller_migration_service_account: Any = None
+    """Service account of the movers' pods, in the target namespace, where a plan names none."""
     controller_pvc_name_template: Any = None
     """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
 
@@ -66,6 +68,7 @@ class Settings:
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
     pvc_name_template: str = ""
+    migration_service_account: str = ""
 
     @classmethod
     def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
@@ -96,7 +99,14 @@ class Settings:
                 number(0.1, ("controller_filesystem_overhead",), ("FILESYSTEM_OVERHEAD",), 0.01, least=0)
             ),
             block_overhead=int(number(0, ("controller_block_overhead",), ("BLOCK_OVERHEAD",), least=0)),
-            pvc_name_template=_text(given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", "")),
+            pvc_name_template=_text(
+                given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", ""),
+                "spec.controller_pvc_name_template",
+            ),
+            migration_service_account=_text(
+                given.controller_migration_service_account or env.get("MIGRATION_SERVICE_ACCOUNT", ""),
+                "spec.controller_migration_service_account",
+            ),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
@@ -118,10 +128,10 @@ def _number(value: Any, field: str, least: int) -> int:
     return number
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, field: str) -> str:
     if isinstance(value, str):
         return value
-    raise Invalid(f"{value!r} is no template", field="spec.controller_pvc_name_template", remedy="Write a text.")
+    raise Invalid(f"{value!r} is no text", field=field, remedy="Write a text.")
 
 
 def _share(share: float) -> float:

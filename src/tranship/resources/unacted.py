@@ -84,6 +84,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.vms[].targetPowerState",
             "spec.vms[].deleteVmOnFailMigration",
             "spec.vms[].rootDisk",
+            "spec.serviceAccount",
             "spec.pvcNameTemplate",
             "spec.pvcNameTemplateUseGenerateName",
             "spec.volumeNameTemplate",
@@ -103,6 +104,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_filesystem_overhead",
             "spec.controller_block_overhead",
             "spec.controller_pvc_name_template",
+            "spec.controller_migration_service_account",
         }
     ),
 }
@@ -126,7 +128,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.map[].offloadPlugin": "copies are not offloaded to the storage: the disk is copied over the network",
     },
     meta.PLAN: {
-        "spec.serviceAccount": "no pods are started for the migration",
         "spec.transferNetwork": "disks travel over the default route",
         "spec.preserveStaticIPs": "addresses inside the guest are left as they are",
         "spec.preserveClusterCpuModel": "the target's default CPU model is used",

@@ -49,6 +49,18 @@ def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     assert caught.value.field == "spec.controller_max_vm_inflight"
 
 
+def test_texts() -> None:
+    env = {"MIGRATION_SERVICE_ACCOUNT": "env", "PVC_NAME_TEMPLATE": "e"}
+    assert Settings.from_spec(None, env).migration_service_account == "env"
+    given = spec(controller_migration_service_account="own", controller_pvc_name_template="o")
+    settings = Settings.from_spec(given, env)
+    assert (settings.migration_service_account, settings.pvc_name_template) == ("own", "o")
+    for name in ("controller_migration_service_account", "controller_pvc_name_template"):
+        with pytest.raises(Invalid) as caught:
+            Settings.from_spec(spec(**{name: 7}), {})
+        assert caught.value.field == f"spec.{name}"
+
+
 def test_other_settings_are_kept() -> None:
     manifest = {
         "apiVersion": "forklift.konveyor.io/v1beta1",

@@ -316,6 +316,8 @@ class JobMovers:
         metadata["annotations"] |= {"tranship.io/disk": disk, "tranship.io/round": str(round_)}
         pod_labels = dict(metadata["labels"])
         spec = _pod_spec(self._image, claim, secret=name, journal=self._name(disk))
+        if account := self._order.service_account:  # for what policies allow it; its token is not mounted
+            spec["serviceAccountName"] = account
         failures = [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "mover", "operator": "In", "values": [1]}},
