@@ -507,17 +507,17 @@ def test_a_wrong_vddk_directory(center: VCenter, tmp_path: Path) -> None:
     source = make(center, vddkDirectory=str(tmp_path))
     _, vm = add(center)
     with pytest.raises(Unsupported, match=str(tmp_path)):
-        source.ways(vm, warm=True)
+        source.ways(vm, warm=True, on_this_host=True)
     assert source.probe(vm)[0].works is False
     source.close()
 
 
 def test_ways_of_real_facts(center: VCenter, source: VsphereSource) -> None:
     _, vm = add(center, *CONTENTS, disk_mode=("persistent", "independent_persistent"))
-    assert [way.way for way in source.ways(vm, warm=False)] == ["datastore", "datastore"]
+    assert [way.way for way in source.ways(vm, warm=False, on_this_host=True)] == ["datastore", "datastore"]
     with pytest.raises(Unsupported, match="Hard disk 2"):
-        source.ways(vm, warm=True)
+        source.ways(vm, warm=True, on_this_host=True)
     _, rdm = add(center, 4096, rdm="physical")
     with pytest.raises(Unsupported, match="physical"):
-        source.ways(rdm, warm=True)
-    assert [way.way for way in source.ways(replace(vm, snapshots=1), warm=False)] == ["nfc", "nfc"]
+        source.ways(rdm, warm=True, on_this_host=True)
+    assert [way.way for way in source.ways(replace(vm, snapshots=1), warm=False, on_this_host=True)] == ["nfc", "nfc"]

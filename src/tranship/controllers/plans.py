@@ -18,7 +18,7 @@ from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, Finding, check, orders
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.progress import conclude_run
-from tranship.providers.base import DiskWay, Probe
+from tranship.providers.base import DiskWay, Library, Probe
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.meta import MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
 from tranship.resources.migration import Migration
@@ -110,7 +110,8 @@ class PlanController:
         key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
         _say_findings(findings(await rivals(self._store, self._providers, key, source, names)), conditions, now)
         if not conditions.blocking:
-            await self._check_target(leads, orders(plan, vms, facts), conditions, now)
+            needed = {way.library for found in ways.values() for way in found if way.library}
+            await self._check_target(leads, orders(plan, vms, facts), needed, conditions, now)
         _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)
         if not conditions.blocking:
             await self._probe(plan, leads, [vm for _, vm in vms if vm.id not in done], conditions, now)
@@ -174,10 +175,10 @@ class PlanController:
         return ways, no_way
 
     async def _check_target(
-        self, leads: Route, wanted: list[MachineOrder], conditions: Conditions, now: datetime
+        self, leads: Route, wanted: list[MachineOrder], needed: set[Library], conditions: Conditions, now: datetime
     ) -> None:
         try:
-            _say_findings(await asyncio.to_thread(leads.target.check, wanted), conditions, now)
+            _say_findings(await asyncio.to_thread(leads.target.check, wanted, needed), conditions, now)
         except TranshipError as error:
             text, remedy = f"the target cannot be asked: {error}", error.suggestion
             conditions.set(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from os import environ
 from pathlib import Path
 
 import structlog
@@ -20,9 +21,10 @@ from tranship.inventory.estate import Estate
 from tranship.providers import registry
 from tranship.providers.base import Identity, Source, Target
 from tranship.resources.conditions import READY, Category, Conditions
-from tranship.resources.meta import PROVIDER, SECRET, Kind, ObjectReference
+from tranship.resources.controller import ForkliftController, vddk_image
+from tranship.resources.meta import FORKLIFT_CONTROLLER, PROVIDER, SECRET, Kind, ObjectReference
 from tranship.resources.model import to_json
-from tranship.resources.provider import LOCAL, OPENSHIFT, Provider
+from tranship.resources.provider import LOCAL, OPENSHIFT, VSPHERE, Provider
 from tranship.resources.secret import Secret
 from tranship.store.base import Object, Store
 
@@ -76,7 +78,10 @@ class ProviderController:
 
     @property
     def watches(self) -> Mapping[Kind, Callable[[Object], Iterable[Key]]]:
-        return {PROVIDER: lambda obj: [key_of(obj)], SECRET: self._users}
+        def all_of_them(obj: Object) -> list[Key]:
+            return list(self._uids.values())
+
+        return {PROVIDER: lambda obj: [key_of(obj)], SECRET: self._users, FORKLIFT_CONTROLLER: all_of_them}
 
     def _users(self, secret: Object) -> list[Key]:
         return [key for key in self._uids.values() if key.namespace == secret["metadata"].get("namespace", "")]
@@ -129,7 +134,8 @@ class ProviderController:
 
     async def _connect(self, key: Key, provider: Provider) -> Connection:
         secret = await self._secret(provider)
-        version = f"{provider.metadata.generation}/{secret.metadata.resource_version if secret else ''}"
+        settings = await self._settings(provider)
+        version = f"{provider.metadata.generation}/{secret.metadata.resource_version if secret else ''}/{settings}"
         old = self._connections.get(key)
         if old is not None and old.version == version and old.trouble is None:
             old.identity = await asyncio.to_thread((old.source or old.target).identify)  # type: ignore[union-attr]
@@ -140,7 +146,7 @@ class ProviderController:
             await asyncio.to_thread(old.close)
         connection = self._connections[key] = Connection(version)
         try:
-            self._open(connection, provider, secret)
+            self._open(connection, provider, secret, settings)
             side = connection.source or connection.target
             assert side is not None
             connection.identity = await asyncio.to_thread(side.identify)
@@ -153,11 +159,23 @@ class ProviderController:
             connection.estate = await asyncio.to_thread(connection.target.estate)
         return connection
 
-    def _open(self, connection: Connection, provider: Provider, secret: Secret | None) -> None:
+    async def _settings(self, provider: Provider) -> dict[str, str]:
+        """The provider's own, and what the installation says where they say nothing."""
+        spec = provider.spec
+        if spec.type == LOCAL:
+            return {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
+        if spec.type == VSPHERE and not {"vddkInitImage", "vddkVolumeClaim"} & spec.settings.keys():
+            found = (await self._store.list(FORKLIFT_CONTROLLER)).items
+            image = vddk_image(ForkliftController.read(found[0]).spec if found else None, environ)
+            return {**spec.settings, **({"vddkInitImage": image} if image else {})}
+        return dict(spec.settings)
+
+    def _open(
+        self, connection: Connection, provider: Provider, secret: Secret | None, settings: Mapping[str, str]
+    ) -> None:
         spec = provider.spec
         values = {name: secret.text(name) for name in secret.keys} if secret else {}
         if spec.type in (LOCAL, OPENSHIFT):
-            settings = {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
             connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own)
         else:
             if not spec.url:
@@ -166,7 +184,7 @@ class ProviderController:
                     field="spec.url",
                     remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
                 )
-            connection.source = registry.open_source(spec.type, spec.url, values, spec.settings)
+            connection.source = registry.open_source(spec.type, spec.url, values, settings)
 
     async def _secret(self, provider: Provider) -> Secret | None:
         ref = provider.spec.secret

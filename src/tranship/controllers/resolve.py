@@ -6,7 +6,7 @@ from os import environ
 
 from tranship.controllers.manager import Key
 from tranship.controllers.providers import Connection, ProviderController
-from tranship.errors import Busy, Invalid, NotFound, NotReady, Side, TranshipError, Unsupported
+from tranship.errors import Busy, Invalid, NotFound, NotReady, TranshipError
 from tranship.inventory.estate import Estate, find
 from tranship.inventory.vm import VM
 from tranship.providers.base import DiskWay, Source, Target
@@ -63,16 +63,8 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
 
 
 async def ways_of(leads: Route, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
-    """By which way each disk's bytes will come. Raises Unsupported when a disk has none, or one that movers cannot go."""
-    ways = await asyncio.to_thread(leads.source.ways, vm, warm=warm)
-    if not leads.target.on_this_host and any(way.library for way in ways):
-        raise Unsupported(
-            "movers in a cluster have no VDDK library yet",
-            what=f"reading VM {vm.name} by VDDK",
-            side=Side.SOURCE,
-            remedy="Take vddkDirectory out of the source provider's settings: disks are then read without it.",
-        )
-    return ways
+    """By which way each disk's bytes will come. Raises Unsupported when a disk has none."""
+    return await asyncio.to_thread(leads.source.ways, vm, warm=warm, on_this_host=leads.target.on_this_host)
 
 
 async def settings_of(store: Store) -> Settings:

@@ -41,6 +41,8 @@ class ForkliftControllerSpec(Model):
     """Service account of the movers' pods, in the target namespace, where a plan names none."""
     controller_pvc_name_template: Any = None
     """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
+    vddk_image: Any = None
+    """The image that brings VDDK to movers in a cluster, where a vSphere provider's settings say nothing."""
 
 
 class ForkliftControllerStatus(Status):
@@ -114,6 +116,11 @@ class Settings:
         if override is None or override.interval is None:
             return self.precopy_interval
         return override.interval_seconds
+
+
+def vddk_image(spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> str:
+    """ "" = none. Apart from `Settings`, for providers: no other setting's mistake shall break a connection."""
+    return str((spec and spec.vddk_image) or env.get("VDDK_IMAGE", ""))
 
 
 def _number(value: Any, field: str, least: int) -> int:

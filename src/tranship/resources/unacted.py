@@ -32,6 +32,8 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.url",
             "spec.secret",
             "spec.settings.vddkDirectory",
+            "spec.settings.vddkInitImage",
+            "spec.settings.vddkVolumeClaim",
             "spec.settings.ovirtClientTimeout",
             "spec.settings.directory",
         }
@@ -105,6 +107,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_block_overhead",
             "spec.controller_pvc_name_template",
             "spec.controller_migration_service_account",
+            "spec.vddk_image",
         }
     ),
 }
@@ -116,7 +119,6 @@ _LUN = "raw device mappings are not attached as LUNs"
 
 NOTES: Mapping[Kind, Mapping[str, str]] = {
     meta.PROVIDER: {
-        "spec.settings.vddkInitImage": "the VDDK library is read from settings.vddkDirectory, not from an image",
         "spec.settings.sdkEndpoint": "what answers at the address, vCenter or ESXi, is found out by asking it",
         "spec.settings.useVddkAioOptimization": "the buffers of VDDK are left as they are",
         "spec.settings.vddkConfig": "VDDK's own configuration is left as it is",

@@ -4,6 +4,7 @@
     /journal   a mounted ConfigMap: journal, what earlier pods of this disk had finished
     /work      memory: the mover's folder; goes with the pod
     /disk      the volume: a folder for disk.img, or the block device itself
+    /vddk      where the source is read by VMware's library: that, from an image or a claim
 
 The pod has no access to the cluster that it runs in. What it knows it says: each second one line on its standard output, the
 report and the journal so far; at the end the report once more, as the container's termination message. The controller reads
@@ -25,8 +26,10 @@ from typing import Any
 
 from tranship.errors import CopyFailed, Refused, Side, TranshipError
 from tranship.transfer import channel
+from tranship.transfer.address import DiskAddress
 from tranship.transfer.channel import Report, State
 from tranship.transfer.journal import remembered, restore
+from tranship.transfer.library import environment
 from tranship.transfer.mover import FAILED, STOPPED, failure
 
 IMAGE = "disk.img"
@@ -86,7 +89,9 @@ def _target(disk: Path) -> tuple[Path, bool]:
 
 def _watch(folder: Path) -> int:
     """Run the mover and tell of it until it ends. Its exit code."""
-    mover = subprocess.Popen([sys.executable, "-m", "tranship.transfer.mover", str(folder)], stdout=sys.stderr)
+    source = DiskAddress(json.loads((folder / "job.json").read_bytes())["source"]["url"])
+    argv = [sys.executable, "-m", "tranship.transfer.mover", str(folder)]
+    mover = subprocess.Popen(argv, stdout=sys.stderr, env=environment(source, os.environ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mover.terminate())
     last = Report(State.ABSENT)

@@ -84,10 +84,10 @@ def test_other_kinds() -> None:
     provider = {
         "type": "vsphere",
         "secret": {"name": "s"},
-        "settings": {"vddkDirectory": "/d", "vddkInitImage": "i", "x": "y"},
+        "settings": {"vddkDirectory": "/d", "vddkInitImage": "i", "vddkVolumeClaim": "c", "vddkConfig": "y", "x": "y"},
     }
     assert paths({"apiVersion": API, "kind": "Provider", "spec": provider}) == [
-        "spec.settings.vddkInitImage",
+        "spec.settings.vddkConfig",
         "spec.settings.x",
     ]
     assert paths({"apiVersion": API, "kind": "Hook", "spec": {"image": "i"}}) == ["spec.image"]

@@ -69,7 +69,7 @@ class _Lost(Exception):
 
 
 class BlockService:
-    """Serves disks to the library on a unix socket (Path) or a TCP port of 127.0.0.1 (int, 0 for any free one).
+    """Serves disks to the library on a unix socket (Path) or a TCP port (int, 0 for any free one) of the IPv4 address `host`.
 
     authorize(user, password) says whether a login is good; session(cookie, user, key) the same for a vCenter session, by the
     value of its cookie; when that has ended, what was opened by it is lost.
@@ -84,6 +84,7 @@ class BlockService:
         find: Find,
         *,
         listen: Path | int = 0,
+        host: str = "127.0.0.1",
         session: Callable[[str, str, str], bool] | None = None,
         thumbprint: str = "",
     ) -> None:
@@ -93,7 +94,7 @@ class BlockService:
         self._find = find
         self._session = session
         self._thumbprint = thumbprint
-        self._listen = listen
+        self._listen, self._host = listen, host
         self._listener = socket.socket(socket.AF_UNIX if isinstance(listen, Path) else socket.AF_INET)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -105,7 +106,7 @@ class BlockService:
             self._listen.unlink(missing_ok=True)
             self._listener.bind(str(self._listen))
         else:
-            self._listener.bind(("127.0.0.1", self._listen))
+            self._listener.bind((self._host, self._listen))
         self._listener.listen(64)
         threading.Thread(target=self._accept, name="block-accept", daemon=True).start()
 
@@ -114,7 +115,7 @@ class BlockService:
         """For `build_library`; known after `start`."""
         if isinstance(self._listen, Path):
             return f"unix:{self._listen}"
-        return f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"tcp:{self._host}:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
         self._closing.set()

@@ -27,9 +27,9 @@ from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
 from tranship.errors import AlreadyExists, Busy, Denied, NotFound, Side, TimedOut, TranshipError
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen
-from tranship.providers.base import Reading
+from tranship.providers.base import Library, Reading
 from tranship.providers.copies import seen
-from tranship.providers.kubevirt import told
+from tranship.providers.kubevirt import told, vddk
 from tranship.providers.kubevirt.marks import foreign, is_ours, marked
 from tranship.resources.meta import SECRET, Kind
 from tranship.transfer import channel
@@ -106,8 +106,9 @@ class JobMovers:
             self._remember(memory, round_, journal, report=word)
             return told.report(word)
         if told.ended(job):
-            known = word.get("state") == State.FAILED.value
-            return told.failure(word, f"{self._order.namespace}/{self._claim(disk)}") if known else told.lost(job, pod)
+            if word.get("state") != State.FAILED.value:
+                return vddk.broken(job, pod) or told.lost(job, pod)
+            return vddk.blamed(job, told.failure(word, f"{self._order.namespace}/{self._claim(disk)}"))
         if pod is None or not told.started(pod):
             return self._waiting(disk, job, pod)
         return self._listen(memory, round_, job, pod)
@@ -145,7 +146,7 @@ class JobMovers:
         waited = 0.0 if began is None else (datetime.now(UTC) - began).total_seconds()
         if waited < START_DEADLINE and reason not in HOPELESS:
             return Report(State.RUNNING, phase="waiting", message=why)
-        return Report(
+        late = Report(
             State.RUNNING,
             phase="waiting",
             reason="MoverNotStarted",
@@ -153,6 +154,7 @@ class JobMovers:
             suggestion=f"See: kubectl describe job,pod,pvc -n {self._order.namespace}. {self._remedy(reason)}".strip(),
             side=Side.TARGET.value,
         )
+        return vddk.unpulled(job, pod, late)
 
     def _remedy(self, reason: str) -> str:
         if "Image" not in reason:
@@ -196,11 +198,12 @@ class JobMovers:
         if over:
             self.stop(disk, round_)  # what is left of an earlier try
             job = None
+        address = vddk.address_in_pod(self._api, source, self._order.namespace)
         rounds[str(round_)] = {"full": source.full}
         self._api.patch(CONFIG_MAP, memory, {"data": {"rounds": _packed(rounds)}})
         task = channel.Job(
             disk=disk,
-            source=source.address,
+            source=address,
             target=target,
             size=size,
             round=str(round_),
@@ -213,7 +216,7 @@ class JobMovers:
             identity=f"claim {claim['metadata']['uid']}",
         )
         if job is None:
-            job = self._api.create(JOB, self._manifest(disk, round_, claim))
+            job = self._api.create(JOB, self._manifest(disk, round_, claim, source.library))
         self._tell(job, task)
         self._api.patch(JOB, job, {"spec": {"suspend": False}})
 
@@ -310,7 +313,7 @@ class JobMovers:
         """Also those that their Job, which is gone, has left behind for the cluster's collector."""
         return list(self._api.list(POD, self._order.namespace, f"{JOB_NAME}={job}"))
 
-    def _manifest(self, disk: str, round_: int, claim: Object) -> Object:
+    def _manifest(self, disk: str, round_: int, claim: Object, library: Library | None) -> Object:
         name = self._name_of(disk, round_)
         metadata = self._marked(name)
         metadata["annotations"] |= {"tranship.io/disk": disk, "tranship.io/round": str(round_)}
@@ -318,9 +321,13 @@ class JobMovers:
         spec = _pod_spec(self._image, claim, secret=name, journal=self._name(disk))
         if account := self._order.service_account:  # for what policies allow it; its token is not mounted
             spec["serviceAccountName"] = account
+        if library is not None:
+            vddk.add(spec, library)
+            metadata["annotations"][vddk.ORIGIN] = vddk.origin(library)
         failures = [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "mover", "operator": "In", "values": [1]}},
+            *vddk.failures(library),
         ]
         return {
             "apiVersion": "batch/v1",

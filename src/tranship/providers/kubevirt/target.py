@@ -11,7 +11,7 @@ mover uses them: nothing here waits for Bound.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,8 +34,8 @@ from tranship.inventory.estate import Datastore, Estate
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import TargetSeen
-from tranship.providers.base import Identity
-from tranship.providers.kubevirt import access, facts, preflight
+from tranship.providers.base import Identity, Library
+from tranship.providers.kubevirt import access, facts, preflight, vddk
 from tranship.providers.kubevirt.jobs import Heard, JobMovers
 from tranship.providers.kubevirt.marks import MANAGED_BY, OWNER, foreign, is_ours
 from tranship.providers.kubevirt.volumes import (
@@ -174,8 +174,12 @@ class KubevirtTarget:
         foreign_ = next((other for other in others if other), "")
         return TargetSeen(disks=disks, machine=state, foreign=foreign_, uids=uids)
 
-    def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
-        return list(preflight.check(self._api, orders, self.storage_classes))
+    def check(self, orders: Sequence[MachineOrder], libraries: Collection[Library] = ()) -> list[Finding]:
+        found = list(preflight.check(self._api, orders, self.storage_classes))
+        namespaces = {order.namespace for order in orders}
+        return found + [
+            one for name in namespaces for library in libraries for one in vddk.check(self._api, library, name)
+        ]
 
     # -- disks
 

@@ -81,7 +81,7 @@ def last_word(pod: Object | None) -> Object:
 def why_not(pod: Object | None) -> tuple[str, str]:
     """Why a pod does not run yet, as the scheduler or the node says: a word, and a sentence."""
     status = (pod or {}).get("status", {})
-    for one in status.get("containerStatuses") or ():
+    for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waits = one.get("state", {}).get("waiting", {})
         if waits.get("message"):
             return str(waits.get("reason")), f"{waits.get('reason')}: {waits['message']}"[:500]

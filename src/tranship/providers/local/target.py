@@ -14,7 +14,7 @@ instead of the system's).
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -26,7 +26,7 @@ from tranship.inventory.vm import VM
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import MachineState, TargetSeen
-from tranship.providers.base import Identity
+from tranship.providers.base import Identity, Library
 from tranship.providers.host import HostMovers
 from tranship.providers.local import acceleration, firmware, qemu
 from tranship.providers.local.acceleration import Accelerator
@@ -103,7 +103,7 @@ class LocalTarget:
             state = MachineState.OFF if qemu.running(home.path) is None else MachineState.RUNNING
         return TargetSeen(disks=disks, machine=state, foreign=foreign)
 
-    def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
+    def check(self, orders: Sequence[MachineOrder], libraries: Collection[Library] = ()) -> list[Finding]:
         found = [finding for order in orders for finding in _left_out(order)]
         wanted = []
         for order in orders:

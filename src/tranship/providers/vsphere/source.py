@@ -3,7 +3,8 @@
 Made by the registry for a Provider of type vsphere, used by the controllers from several threads. It has two sessions, one for
 calls and one for the inventory's long wait; each round's movers are lent one of their own (lending.py).
 
-settings: vddkDirectory (local directory of VMware's VDDK; absent = go without).
+settings, all of where VMware's VDDK is: vddkDirectory for movers on this host; vddkInitImage (an image) or vddkVolumeClaim (a
+claim in the plan's target namespace) for movers in a cluster. Without one that fits the movers go without.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,9 +23,10 @@ from tranship.providers.vsphere.disks import LiveDisk, live_disks
 from tranship.providers.vsphere.inventory import Inventory
 from tranship.providers.vsphere.lending import Handle, Lender, Lent
 from tranship.providers.vsphere.sdk import collector, vim
-from tranship.providers.vsphere.ways import DATASTORE, NFC, VDDK, WAYS, choose, library
+from tranship.providers.vsphere.ways import DATASTORE, NFC, VDDK, WAYS, choose, configured, library
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress, Extent
+from tranship.transfer.library import placed
 
 PRIVILEGES = (
     "VirtualMachine.State.CreateSnapshot",
@@ -45,7 +47,7 @@ class VsphereSource:
     ) -> None:
         """timeout: seconds for each wait on the network. wait: seconds of one wait for changes. Raises Invalid."""
         self._login = Login.of(url, secret)
-        self._vddk = settings.get("vddkDirectory", "")
+        self._vddk = configured(settings)
         self._wait = wait
         self._calls = Client(self._login, timeout=timeout)
         self._lender = Lender(self._calls)
@@ -104,9 +106,11 @@ class VsphereSource:
 
     # -- its bytes -----------------------------------------------------------------------------------------------------
 
-    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
-        kinds = [] if self._vddk else [(id, self._kind(id)) for id in {disk.datastore for disk in vm.disks} if id]
-        return choose(vm, warm=warm, vddk=self._vddk, kinds=kinds)
+    def ways(self, vm: VM, *, warm: bool, on_this_host: bool) -> tuple[DiskWay, ...]:
+        stores = {disk.datastore for disk in vm.disks if disk.datastore}
+        vddk = self._vddk.reaches(on_this_host=on_this_host)
+        kinds = [] if vddk else [(id, self._kind(id)) for id in stores]
+        return choose(vm, warm=warm, vddk=self._vddk, on_this_host=on_this_host, kinds=kinds)
 
     def open_disks(
         self,
@@ -139,12 +143,13 @@ class VsphereSource:
         return {key: self._reading(vm, key, address, snapshot, base.get(key, "")) for key, address in addresses.items()}
 
     def _reading(self, vm: VM, disk: str, address: DiskAddress, snapshot: str, since: str) -> Reading:
+        reading = Reading(address, library=self._vddk if address.url.startswith(f"{VDDK}:") else None)
         if not since:
-            return Reading(address)
+            return reading
         try:
-            return Reading(address, delta=True, changed=self.changes(vm, disk, snapshot, since))
+            return replace(reading, delta=True, changed=self.changes(vm, disk, snapshot, since))
         except Refused as error:  # the changeId is of another epoch: everything may have changed
-            return Reading(address, full=f"the source knows no changes since {since}: {error.detail}")
+            return replace(reading, full=f"the source knows no changes since {since}: {error.detail}")
 
     def keep(self, handle: str) -> None:
         self._lender.keep(handle)
@@ -175,11 +180,15 @@ class VsphereSource:
         return cbt.collect(ask, disks[disk].capacity)
 
     def probe(self, vm: VM) -> tuple[Probe, ...]:
-        """Try each way on the first disk, as far as the VM's present state allows."""
+        """Try each way on the first disk, from here, as far as the VM's present state allows."""
         seen = self.observe(vm)
         own = next((item.name for item in seen.snapshots if item.name.startswith(snapshots.OWN)), "")
         off = seen.power is Power.OFF
-        result = [self._probe(vm, "vddk", own, off or bool(own))] if self._vddk else []
+        result = []
+        if self._vddk.directory:
+            result.append(self._probe(vm, "vddk", own, off or bool(own)))
+        elif self._vddk.image or self._vddk.claim:
+            result.append(Probe("vddk", None, "cannot be tried from here: only movers in the cluster have the library"))
         result.append(self._probe(vm, "nfc", own, off or bool(own)))
         result.append(self._probe(vm, "datastore", "", off and not seen.snapshots))
         return tuple(result)
@@ -191,12 +200,15 @@ class VsphereSource:
         lent: list[str] = []
         try:
             if way == "vddk":
-                library(self._vddk)
+                library(self._vddk.directory)
             disks = self._frozen(vm, snapshot)[1]
             first = min(disks, key=int)
             wanted = {first: way}
             opened = self.open_disks(vm, wanted, snapshot=snapshot, base={}, before="", remember=lent.append)
-            outcome = channel.probe(opened[first].address, disks[first].capacity)
+            address = opened[first].address
+            if way == "vddk":
+                address = placed(address, self._vddk.directory)
+            outcome = channel.probe(address, disks[first].capacity)
         except TranshipError as error:
             return Probe(way, False, str(error))
         finally:
@@ -218,8 +230,7 @@ class VsphereSource:
         return "", live_disks(said.get("config.hardware.device", ()))
 
     def _vddk_address(self, vm: VM, moid: str, disk: LiveDisk, lent: Lent) -> DiskAddress:
-        library(self._vddk)
-        query = {"moref": vm.id, "disk": disk.path, "libdir": self._vddk, "port": str(self._calls.port)}
+        query = {"moref": vm.id, "disk": disk.path, "port": str(self._calls.port)}
         if moid:
             query["snapshot"] = moid
         session = {"user": self._login.user, "cookie": lent.cookie, "key": lent.key}
