@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tranship.app import App
-from tranship.resources.meta import PLAN, PROVIDER
+from tranship.resources.meta import MIGRATION, PLAN, PROVIDER
 
 from .conftest import MIB, document
 from .in_cluster import HERE, NAMESPACE, ROOT, Cluster, ClusterSite, Object, assert_moved, assert_nothing_of_ours
@@ -184,6 +184,26 @@ def test_an_image_without_the_library(cluster_site: ClusterSite, images: None, i
     (status,) = run.status.vms
     assert status.outcome == "failed"
     site.failed_for(status, "CopyDisks", "VDDKInvalid", image)
+    assert vm.on and vm.power_causes() == ["on"]
+    site.assert_nothing_left(vm)
+    assert_nothing_of_ours(site.cluster)
+
+
+def test_an_image_that_nobody_has(cluster_site: ClusterSite) -> None:
+    """Said while the pod waits for it. Cancelled, the source runs as before, and nothing is left."""
+    site = cluster_site
+    vm = add(site, "vddk-nowhere")
+    image = "localhost:1/nowhere:1"
+
+    async def cancel(app: App) -> None:
+        words = ("a mover waits: ", "ImagePull", image)
+        told = lambda run: any(all(word in one.why for word in words) for one in run.status.vms)  # noqa: E731
+        await site.until(app, MIGRATION, "run", told, 60)
+        await app.store.patch(MIGRATION, "default", "run", {"spec": {"cancel": [{"id": vm.moref}]}})
+
+    options = {"documents": documents(site, vddkInitImage=image), "during": cancel, "deadline": 120}
+    (status,) = asyncio.run(site.move(vm, warm=True, **options)).status.vms
+    assert status.outcome == "canceled"
     assert vm.on and vm.power_causes() == ["on"]
     site.assert_nothing_left(vm)
     assert_nothing_of_ours(site.cluster)
