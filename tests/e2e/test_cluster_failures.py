@@ -41,11 +41,8 @@ class Place(ClusterSite):
         cluster.kubectl("create", "namespace", namespace)
         cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
 
-    def machine(self, *sizes: int, storage_class: str = "") -> Any:
-        """A VM that runs, and volumes for its disks."""
-        for size in sizes or (SIZE,):
-            if not storage_class:
-                self.cluster.add_volume(self.mode, size * 5 // 4)
+    def machine(self, *sizes: int) -> Any:
+        """A VM that runs."""
         return self.add_vm(self.space, *(sizes or (SIZE,)), running=True)
 
     def into(self, storage_class: str) -> list[Object]:
@@ -143,7 +140,7 @@ def test_a_quota_appears_and_the_second_claim_is_too_much(place: Place, moments:
 
 def test_the_storage_class_goes(place: Place, moments: Moments, storage_class: Callable[..., str]) -> None:
     name = storage_class()
-    vm = place.machine(storage_class=name)
+    vm = place.machine()
     moments.at("before CreateDisks", lambda: place.cluster.kubectl("delete", "storageclass", name))
     status = place.as_before(vm, place.go(vm, moments, documents=place.into(name)))
     place.failed_for(status, "CreateDataVolumes", "StorageClass", name)
@@ -199,7 +196,7 @@ def test_a_claim_is_never_bound(
     words: list[str],
 ) -> None:
     name = storage_class(provisioner)
-    vm = place.machine(storage_class=name)
+    vm = place.machine()
     cannot_start(place, vm, monkeypatch, *words, documents=place.into(name))
 
 
@@ -242,7 +239,7 @@ def too_small(cluster: Cluster, place: Place, storage_class: Callable[..., str],
 
 
 def test_the_volume_is_full(place: Place, too_small: str) -> None:
-    vm = place.machine(storage_class=too_small)
+    vm = place.machine()
     status = place.as_before(vm, place.go(vm, documents=place.into(too_small)))
     place.failed_for(status, "CopyDisks", "NoSpace", f"claim {place.space}/", "bytes free")
     assert "controller_filesystem_overhead" in status.error.reasons[1]  # type: ignore[union-attr]

@@ -187,7 +187,12 @@ class MigrationController:
             return earlier
         ways = {way.disk: way for way in await ways_of(leads, vm, warm=plan.warm)}
         maps = leads.networks.spec, leads.storages.spec
-        made = order(plan, entry, vm, *maps, leads.source_estate, settings=settings, migration=migration.uid)
+        made = order(
+            *(plan, entry, vm, *maps, leads.source_estate),
+            settings=settings,
+            migration=migration.uid,
+            transfer_network=leads.transfer_network(plan, settings),
+        )
         disks = [
             DiskStatus(
                 id=disk.source, name=disk.name, capacity=disk.size, way=ways[disk.source].way, why=ways[disk.source].why

@@ -104,7 +104,8 @@ class PlanController:
         ways, no_way = await self._ways(plan, leads, [vm for _, vm in vms])
         done = frozenset(one.id for one in plan.status.migration.vms if one.outcome == "succeeded")
         maps = leads.networks.spec, leads.storages.spec
-        facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, succeeded=done, settings=settings)
+        network = leads.transfer_network(plan, settings)
+        facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, done, settings, network)
         _say_findings(check(plan, vms, facts), conditions, now)
         names = {vm.id: vm.name for _, vm in vms if vm.id not in done}
         key, source = Key(plan.namespace, plan.name), plan.spec.provider.source

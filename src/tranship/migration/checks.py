@@ -6,6 +6,7 @@ remedy; the controller writes them as conditions, one per type. Critical ones bl
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tranship.errors import Invalid
 from tranship.inventory.estate import Estate
@@ -37,7 +38,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """no_way: why a VM has no way to its bytes, and the remedy, by VM id. succeeded: ids of VMs that were moved already."""
+    """no_way: why a VM has no way to its bytes, and the remedy, by VM id. succeeded: ids of VMs that were moved already.
+    transfer_network: as of an order."""
 
     source: Estate
     target: Estate
@@ -46,6 +48,7 @@ class Facts:
     no_way: Mapping[str, tuple[str, str]]
     succeeded: frozenset[str] = frozenset()
     settings: Settings = DEFAULTS
+    transfer_network: str = ""
 
 
 def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterator[Finding]:
@@ -105,7 +108,8 @@ def orders(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> list[M
     """What the plan comes to, of VMs that were not moved yet. Raises Invalid where a check has found something."""
     left = [(entry, vm) for entry, vm in vms if vm.id not in facts.succeeded]
     maps = facts.networks, facts.storages, facts.source
-    return [order(plan, entry, vm, *maps, settings=facts.settings) for entry, vm in left]
+    more: dict[str, Any] = {"settings": facts.settings, "transfer_network": facts.transfer_network}
+    return [order(plan, entry, vm, *maps, **more) for entry, vm in left]
 
 
 def _order(plan: Plan, entry: PlanVM, vm: VM, facts: Facts) -> list[Finding]:

@@ -4,7 +4,7 @@ Pure. Called when a plan is validated and when a migration starts; target provid
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -62,9 +62,10 @@ class MachineOrder:
     """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes. serial: what the guest
     reads as the machine's serial number. affinity: as Kubernetes writes it. instance_type: name of one that gives processors
     and memory instead. filesystem_overhead: the share of a file system that is lost to itself, where the target does not know
-    better; block_overhead: bytes that a block volume is made larger by. service_account: of the movers' pods, "" = the
-    namespace's default. threads: of a core. nested: whether the machine may
-    run machines itself, None = as the target has it. timezone: of its clock, "" = UTC."""
+    better; block_overhead: bytes that a block volume is made larger by. threads: of a core. nested: whether the machine may
+    run machines itself, None = as the target has it. timezone: of its clock, "" = UTC. service_account: of the movers' pods in
+    a cluster, "" = the namespace's default. transfer_network: by which the disks' bytes come there, namespace/name; "" = the
+    movers' own."""
 
     owner: str
     name: str
@@ -92,6 +93,7 @@ class MachineOrder:
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
     service_account: str = ""
+    transfer_network: str = ""
 
 
 LONGEST_NAME = 63
@@ -152,6 +154,19 @@ def unmapped(vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate:
     return missing
 
 
+def transfer_network(plan: Plan, defaults: Sequence[str], target: Estate) -> str:
+    """The NetworkAttachmentDefinition by which the plan's disks travel, namespace/name; "" = the pods' own network. The plan's
+    word wins. defaults: what provider and installation say, the nearer first; a name without a namespace means the one
+    that is moved into, where it has one of that name."""
+    if own := plan.spec.transfer_network:
+        return f"{own.namespace or plan.spec.target_namespace}/{own.name}"
+    for name in defaults:
+        id = name if "/" in name else f"{plan.spec.target_namespace}/{name}"
+        if name and ("/" in name or id in target.networks):
+            return id
+    return ""
+
+
 def order(
     plan: Plan,
     entry: PlanVM,
@@ -162,9 +177,10 @@ def order(
     *,
     settings: Settings = DEFAULTS,
     migration: str = "",
+    transfer_network: str = "",
 ) -> MachineOrder:
-    """The machine to be made. Everything must be mapped (see `unmapped`). migration: uid of the one that makes it. Raises
-    Invalid for an impossible name."""
+    """The machine to be made. Everything must be mapped (see `unmapped`). migration: uid of the one that makes it.
+    transfer_network: see `transfer_network`. Raises Invalid for an impossible name."""
     name = target_name(entry.target_name, vm.name, vm.id)
     owner = f"{plan.uid}/{vm.id}"
     system = {"plan": plan.uid, "vmID": vm.id, "guestConverted": "false"}
@@ -196,6 +212,7 @@ def order(
         filesystem_overhead=settings.filesystem_overhead,
         block_overhead=settings.block_overhead,
         service_account=plan.spec.service_account or settings.migration_service_account,
+        transfer_network=transfer_network,
     )
 
 

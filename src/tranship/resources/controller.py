@@ -39,6 +39,9 @@ class ForkliftControllerSpec(Model):
     """Bytes that a block volume is made larger by (0)."""
     controller_migration_service_account: Any = None
     """Service account of the movers' pods, in the target namespace, where a plan names none."""
+    controller_transfer_network: Any = None
+    """The NetworkAttachmentDefinition by which disks travel where neither plan nor provider name one: NAMESPACE/NAME, or a
+    NAME in the namespace that is moved into."""
     controller_pvc_name_template: Any = None
     """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
     vddk_image: Any = None
@@ -71,6 +74,7 @@ class Settings:
     block_overhead: int = 0
     pvc_name_template: str = ""
     migration_service_account: str = ""
+    transfer_network: str = ""
 
     @classmethod
     def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
@@ -109,6 +113,7 @@ class Settings:
                 given.controller_migration_service_account or env.get("MIGRATION_SERVICE_ACCOUNT", ""),
                 "spec.controller_migration_service_account",
             ),
+            transfer_network=_network(given.controller_transfer_network or ""),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
@@ -139,6 +144,13 @@ def _text(value: Any, field: str) -> str:
     if isinstance(value, str):
         return value
     raise Invalid(f"{value!r} is no text", field=field, remedy="Write a text.")
+
+
+def _network(value: Any) -> str:
+    if isinstance(value, str) and value.count("/") <= 1 and all(value.split("/") if value else ()):
+        return value
+    remedy = "Write the NetworkAttachmentDefinition as NAMESPACE/NAME."
+    raise Invalid(f"{value!r} names no network", field="spec.controller_transfer_network", remedy=remedy)
 
 
 def _share(share: float) -> float:

@@ -61,6 +61,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.provider",
             "spec.map",
             "spec.targetNamespace",
+            "spec.transferNetwork",
             "spec.type",
             "spec.warm",
             "spec.targetPowerState",
@@ -108,6 +109,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_pvc_name_template",
             "spec.controller_migration_service_account",
             "spec.vddk_image",
+            "spec.controller_transfer_network",
         }
     ),
 }
@@ -131,6 +133,7 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
     },
     meta.PLAN: {
         "spec.transferNetwork": "disks travel over the default route",
+        "spec.serviceAccount": "no pods are started for the migration",
         "spec.preserveStaticIPs": "addresses inside the guest are left as they are",
         "spec.preserveClusterCpuModel": "the target's default CPU model is used",
         "spec.convertorLabels": _NO_POD,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tranship.errors import Denied, TimedOut, Unreachable
+from tranship.errors import Denied, NotFound, TimedOut, Unreachable
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen, CopyState
@@ -257,3 +257,54 @@ def test_a_connection_that_is_replaced_is_a_passing_trouble(
     target.close()
     with pytest.raises(Unreachable, match="connected anew"):
         target.observe(order)
+
+
+# --- transfer networks ----------------------------------------------------------------------------------------------------
+
+
+def network(cluster: Cluster, namespace: str, route: str | None) -> str:
+    annotations = {} if route is None else {"forklift.konveyor.io/route": route}
+    meta = {"name": "fast", "namespace": namespace, "annotations": annotations}
+    group = "k8s.cni.cncf.io/v1"
+    cluster.make({"apiVersion": group, "kind": "NetworkAttachmentDefinition", "metadata": meta, "spec": {}})
+    return f"{namespace}/fast"
+
+
+@pytest.mark.parametrize(
+    ("route", "found"),
+    [
+        ("10.0.0.1", None),
+        ("none", None),
+        (None, ("TransferNetworkMissingDefaultRoute", Category.WARN, "NotSet")),
+        ("gateway", ("TransferNetworkNotValid", Category.CRITICAL, "NotValid")),
+        ("missing", ("TransferNetworkNotValid", Category.CRITICAL, "NotFound")),
+    ],
+)
+def test_a_transfer_network_is_checked_with_the_plan(
+    cluster: Cluster,
+    target: KubevirtTarget,
+    namespace: str,
+    route: str | None,
+    found: tuple[str, Category, str] | None,
+) -> None:
+    id = f"{namespace}/none" if route == "missing" else network(cluster, namespace, route)
+    findings = target.check([replace(ORDER, namespace=namespace, transfer_network=id)])
+    assert [(one.type, one.category, one.reason) for one in findings] == ([found] if found else [])
+    assert all(one.suggestion and id in one.message for one in findings)
+
+
+def test_movers_are_attached_to_it(
+    cluster: Cluster, target: KubevirtTarget, order: MachineOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "_image", IMAGE)
+    order = replace(order, transfer_network=f"{order.namespace}/fast")
+    movers = target.movers(order, Path("/nowhere"))
+    with pytest.raises(NotFound, match="fast"):
+        begin(target, order, movers)
+    assert cluster.names("job", order.namespace) == []
+    network(cluster, order.namespace, "10.0.0.1")
+    begin(target, order, movers)
+    cluster.until(lambda: cluster.names("pod", order.namespace))
+    said = only(cluster, "pod", order.namespace)["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
+    assert json.loads(said) == [{"name": "fast", "namespace": order.namespace, "default-route": ["10.0.0.1"]}]
+    movers.stop(DISK, 1)

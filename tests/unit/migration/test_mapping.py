@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tranship.errors import Invalid
-from tranship.migration.mapping import order, target_name, unmapped
+from tranship.inventory.estate import Estate, Network
+from tranship.migration.mapping import order, target_name, transfer_network, unmapped
 from tranship.resources.vm import PlanVM
 from tranship.testing.examples import ESTATE, NETWORKS, WEB, network_map, plan, storage_map
 
@@ -160,3 +161,23 @@ def test_names_are_made_fit(wanted: str, source: str, name: str) -> None:
 def test_a_wanted_name_is_never_changed() -> None:
     with pytest.raises(Invalid, match="targetName"):
         target_name("Web_01", "x", "vm-7")
+
+
+@pytest.mark.parametrize(
+    ("own", "defaults", "network"),
+    [
+        (None, ("", ""), ""),
+        ({"name": "a", "namespace": "net"}, ("net/b", "net/c"), "net/a"),
+        ({"name": "a"}, ("net/b", ""), "moved/a"),
+        ({}, ("net/b", "net/c"), "net/b"),
+        (None, ("here", "net/c"), "moved/here"),
+        (None, ("elsewhere", "net/c"), "net/c"),  # the namespace has none of that name
+        (None, ("elsewhere", ""), ""),
+    ],
+)
+def test_the_transfer_network_is_the_plans_the_providers_or_the_installations(
+    own: dict[str, str] | None, defaults: tuple[str, str], network: str
+) -> None:
+    there = Estate(networks={"moved/here": Network(id="moved/here", name="here")})
+    wanted = plan() if own is None else plan(transferNetwork=own)
+    assert transfer_network(wanted, defaults, there) == network

@@ -48,12 +48,14 @@ def test_a_machine_of_somebody_else_is_no_success(machine: MachineState, power: 
 
 
 def test_beside_a_machine_of_somebody_else_our_disks_go() -> None:
-    ledger = [LedgerEntry(kind=kind, name="web", side="target") for kind in ("disk", "machine")]
+    ledger = [LedgerEntry(kind="disk", name="web-disk-0", side="target", uid="u")]
+    ledger.append(LedgerEntry(kind="machine", name="web", side="target"))  # asked for, and never made
     now = seen(MachineState.RUNNING)
+    now = replace(now, policy=replace(now.policy, disks={"2000": 1}, disk_names=("web-disk-0",)))
     theirs = TargetSeen(frozenset({"2000"}), MachineState.RUNNING, "it belongs to others")
     verdict = cleanup.discard_target(VMStatus(ledger=ledger), replace(now, target=theirs))
     assert isinstance(verdict, Do)
-    assert verdict.asks == (DeleteDisks(),)
+    assert verdict.asks == (DeleteDisks({"2000": "u"}),)
     gone = cleanup.discard_target(VMStatus(ledger=ledger), replace(now, target=replace(theirs, disks=frozenset())))
     assert isinstance(gone, Advance)
     assert "it belongs to others" in gone.why

@@ -70,3 +70,13 @@ def test_other_settings_are_kept() -> None:
         "status": {"conditions": [{"type": "Running", "ansibleResult": {"ok": 1}}]},
     }
     assert to_json(ForkliftController.read(manifest)) == manifest
+
+
+def test_the_transfer_network() -> None:
+    assert Settings.from_spec(None, {}).transfer_network == ""
+    for name in ("fast", "net/fast"):
+        assert Settings.from_spec(spec(controller_transfer_network=name), {}).transfer_network == name
+    for wrong in ("a/b/c", "/fast", "net/", 7, ["net"]):
+        with pytest.raises(Invalid, match="controller_transfer_network") as caught:
+            Settings.from_spec(spec(controller_transfer_network=wrong), {})
+        assert caught.value.suggestion

@@ -32,7 +32,7 @@ def test_a_plan_that_asks_only_for_what_is_done_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
-        ({"transferNetwork": {"name": "fast"}}, "spec.transferNetwork"),
+        ({"serviceAccount": "mover"}, "spec.serviceAccount"),
         ({"preserveStaticIPs": True}, "spec.preserveStaticIPs"),
         ({"migrateSharedDisks": False}, "spec.migrateSharedDisks"),
         ({"convertorLabels": {"a": "b"}}, "spec.convertorLabels"),
@@ -56,7 +56,7 @@ def test_what_is_not_done_is_named(spec: dict[str, Any], path: str) -> None:
         {"migrateSharedDisks": True},
         {"xfsCompatibility": False},
         {"description": ""},
-        {"transferNetwork": {}},
+        {"transferNetwork": {"name": "fast"}},
         {"vms": [{"id": "vm-1", "luks": {}, "hooks": []}]},
     ],
 )

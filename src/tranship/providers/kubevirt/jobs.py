@@ -23,13 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
+from tranship.cluster.api import ATTACHMENT, CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
 from tranship.errors import AlreadyExists, Busy, Denied, NotFound, Side, TimedOut, TranshipError
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen
 from tranship.providers.base import Library, Reading
 from tranship.providers.copies import seen
-from tranship.providers.kubevirt import told, vddk
+from tranship.providers.kubevirt import attached, told, vddk
 from tranship.providers.kubevirt.marks import foreign, is_ours, marked
 from tranship.resources.meta import SECRET, Kind
 from tranship.transfer import channel
@@ -337,9 +337,16 @@ class JobMovers:
                 "suspend": True,
                 "backoffLimit": RETRIES,
                 "podFailurePolicy": {"rules": failures},
-                "template": {"metadata": {"labels": pod_labels}, "spec": spec},
+                "template": {"metadata": {"labels": pod_labels, "annotations": self._attached()}, "spec": spec},
             },
         }
+
+    def _attached(self) -> dict[str, str]:
+        """To the network by which the plan wants disks to travel. Raises NotFound, Invalid."""
+        if not self._order.transfer_network:
+            return {}
+        namespace, _, name = self._order.transfer_network.partition("/")
+        return attached.annotations(self._api.get(ATTACHMENT, name, namespace))
 
     def _marked(self, name: str) -> Object:
         labels = {key: self._order.labels[key] for key in ("plan", "vmID", "migration") if key in self._order.labels}

@@ -18,10 +18,10 @@ from tranship.cluster.api import (
     Api,
     Object,
 )
-from tranship.errors import Denied, NotFound, Side, TranshipError
+from tranship.errors import Denied, Invalid, NotFound, Side, TranshipError
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
-from tranship.providers.kubevirt import access
+from tranship.providers.kubevirt import access, attached
 from tranship.providers.kubevirt.jobs import RESOURCES
 from tranship.providers.kubevirt.marks import foreign
 from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota, pod_over_quota
@@ -46,7 +46,7 @@ def check(
         remedy = "Create it, or correct spec.targetNamespace."
         yield Finding("NamespaceNotValid", Category.CRITICAL, message, remedy, "NotFound", namespace)
         return
-    wrong = list(_unique_claims(orders))
+    wrong = [*_unique_claims(orders), *_transfer_network(api, orders[0].transfer_network)]
     classes = storage_classes()
     claims: list[Object] = []
     for order in orders:
@@ -113,6 +113,30 @@ def _networks(api: Api, order: MachineOrder, namespace: Object) -> Iterator[Find
             message = f"{order.name}: there is no NetworkAttachmentDefinition {name}"
             remedy = "Create it, or correct the network map."
             yield Finding("NetMapDestinationNADNotValid", Category.CRITICAL, message, remedy, "NotFound", name)
+
+
+def _transfer_network(api: Api, id: str) -> Iterator[Finding]:
+    """id: namespace/name, the same for all of a plan."""
+    namespace, _, name = id.partition("/")
+    if not id:
+        return
+    found = api.find(ATTACHMENT, name, namespace, optional=True)
+    if found is None:
+        message = f"the transfer network: there is no NetworkAttachmentDefinition {id}"
+        remedy = (
+            "Create it, or correct spec.transferNetwork, the provider's annotation forklift.konveyor.io/defaultTransferNetwork "
+            "or controller_transfer_network."
+        )
+        yield Finding("TransferNetworkNotValid", Category.CRITICAL, message, remedy, "NotFound", id)
+        return
+    try:
+        gateway = attached.route(found)
+    except Invalid as error:
+        yield Finding("TransferNetworkNotValid", Category.CRITICAL, str(error), error.suggestion, "NotValid", id)
+        return
+    if gateway is None:
+        message = f"the transfer network {id} names no default route: it takes the place of the movers' own network"
+        yield Finding("TransferNetworkMissingDefaultRoute", Category.WARN, message, attached.REMEDY, "NotSet", id)
 
 
 def _attachment(api: Api, order: MachineOrder, nic: NicOrder) -> bool:

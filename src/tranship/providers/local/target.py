@@ -312,6 +312,7 @@ def _left_out(order: MachineOrder) -> Iterator[Finding]:
     asked = {
         "spec.targetNodeSelector": order.node_selector,
         "spec.targetAffinity": order.affinity,
+        "spec.transferNetwork": order.transfer_network,
         "spec.vms[].instanceType": order.instance_type,
         "spec.enableNestedVirtualization": order.nested is False,
         "the storage map's accessMode": next((disk.access_mode for disk in order.disks if disk.access_mode), ""),
