@@ -85,3 +85,36 @@ def test_machine_and_volumes_outlive_plan_and_migration(cluster_site: ClusterSit
     assert_moved(site, vm, size)
     cluster.kubectl("delete", "vm", "outlives", "-n", NAMESPACE)
     until(lambda: not claims())
+
+
+@pytest.mark.parametrize("cluster_site", ["Filesystem"], indirect=True)
+def test_a_cancel_removes_our_volumes_and_nobody_elses(cluster_site: ClusterSite) -> None:
+    """Not even one that bears all our marks, as a clone or a restored backup does."""
+    site, cluster = cluster_site, cluster_site.cluster
+    vm = site.add_vm("given-up", 64 * MIB)
+    site.lab.faults.add("GET /folder", vm=vm.name, count=0, delay=0.3)
+
+    def named(name: str) -> Any:
+        return json.loads(cluster.kubectl("get", "pvc", name, "-n", NAMESPACE, "-o", "json"))
+
+    async def cancel(app: Any) -> None:
+        def copying(run: Any) -> bool:
+            return any(one.phase == "CopyDisks" and one.why.startswith("copying") for one in run.status.vms)
+
+        await site.until(app, MIGRATION, "run", copying, 60)
+        ours = await asyncio.to_thread(named, "given-up-disk-0")
+        meta = {key: ours["metadata"][key] for key in ("namespace", "labels", "annotations")}
+        spec = {key: value for key, value in ours["spec"].items() if key != "volumeName"}
+        clone = {**ours, "metadata": {**meta, "name": "given-up-clone"}, "spec": spec}
+        del clone["status"]
+        await asyncio.to_thread(cluster.kubectl, "create", "-f", "-", given=clone)
+        await app.store.patch(MIGRATION, "default", "run", {"spec": {"cancel": [{"id": site.id(vm)}]}})
+
+    ended = asyncio.run(site.move(vm, warm=False, during=cancel, deadline=120))
+    try:
+        assert ended.status.vms[0].outcome == "canceled"
+        until(lambda: not cluster.kubectl("get", "pvc", "given-up-disk-0", "-n", NAMESPACE, "--ignore-not-found"))
+        assert named("given-up-clone")["metadata"].get("deletionTimestamp") is None
+        assert cluster.kubectl("get", "vm", "given-up", "-n", NAMESPACE, "--ignore-not-found") == ""
+    finally:
+        cluster.kubectl("delete", "pvc", "given-up-clone", "-n", NAMESPACE)
