@@ -132,8 +132,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.map[].offloadPlugin": "copies are not offloaded to the storage: the disk is copied over the network",
     },
     meta.PLAN: {
-        "spec.transferNetwork": "disks travel over the default route",
-        "spec.serviceAccount": "no pods are started for the migration",
         "spec.preserveStaticIPs": "addresses inside the guest are left as they are",
         "spec.preserveClusterCpuModel": "the target's default CPU model is used",
         "spec.convertorLabels": _NO_POD,

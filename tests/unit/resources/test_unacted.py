@@ -32,7 +32,7 @@ def test_a_plan_that_asks_only_for_what_is_done_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
-        ({"serviceAccount": "mover"}, "spec.serviceAccount"),
+        ({"virtV2vImage": "v2v:1"}, "spec.virtV2vImage"),
         ({"preserveStaticIPs": True}, "spec.preserveStaticIPs"),
         ({"migrateSharedDisks": False}, "spec.migrateSharedDisks"),
         ({"convertorLabels": {"a": "b"}}, "spec.convertorLabels"),
