@@ -25,6 +25,7 @@ from tranship.providers.vsphere.lending import AGENT, Handle
 from tranship.testing.borrowing import Borrowed, borrow
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress
+from tranship.transfer.library import placed
 from tranship.transfer.readers import open_reader
 
 VCSIM = runpy.run_path(str(Path(__file__).parent / "vcsim" / "process.py"))
@@ -252,7 +253,7 @@ def test_vddk_reads_by_it(center: VCenter, lab: Server) -> None:
     """Without a password, until it ends; what is open then is lost."""
     source = lab.source(vddkDirectory=str(center.vddk_directory))
     opened = borrow(source, lab.vm, {DISK: "vddk"})
-    address = opened.addresses[DISK]
+    address = placed(opened.addresses[DISK], str(center.vddk_directory))
     assert {"user", "cookie", "key", "fingerprint"} == address.credentials.keys()
     assert center.password not in repr(dict(address.credentials))
     assert channel.probe(address, SIZE).works
@@ -267,7 +268,7 @@ def test_vddk_reads_by_it(center: VCenter, lab: Server) -> None:
     assert lost.value.temporary
     assert "session that was lent has ended" in channel.probe(address, SIZE).detail
     again = borrow(source, lab.vm, {DISK: "vddk"}, before=opened.handle)
-    assert channel.probe(again.addresses[DISK], SIZE).works
+    assert channel.probe(placed(again.addresses[DISK], str(center.vddk_directory)), SIZE).works
     source.close_disks(again.handle)
     source.close()
 
@@ -291,7 +292,7 @@ def test_reading_by_the_library_is_no_sign_of_life(center: VCenter, lab: Server)
     opened = borrow(source, lab.vm, {DISK: "vddk"})
     session = center.sessions.live[lent(opened).cookie]
     last = session.last
-    assert channel.probe(opened.addresses[DISK], SIZE).works
+    assert channel.probe(placed(opened.addresses[DISK], str(center.vddk_directory)), SIZE).works
     assert session.last == last
     source.close_disks(opened.handle)
     source.close()
@@ -390,4 +391,11 @@ def test_probes_give_back(center: VCenter, lab: Server) -> None:
     outcome: Any = [(one.way, one.works) for one in source.probe(lab.vm)]
     assert outcome == [("vddk", True), ("nfc", True), ("datastore", True)]
     assert lab.sessions() == before
+    source.close()
+
+
+def test_a_library_that_only_pods_have_is_not_probed(lab: Server) -> None:
+    source = lab.source(vddkInitImage="registry.example.com/vddk:8")
+    (probe,) = [one for one in source.probe(lab.vm) if one.way == "vddk"]
+    assert probe.works is None and "only movers in the cluster have the library" in probe.detail
     source.close()
