@@ -24,6 +24,7 @@ from tranship.resources.crds import all_crds
 from .conftest import OvirtSite, Site, document, pair
 
 ROOT = Path(__file__).parents[2]
+RIGHTS = ROOT / "src" / "tranship" / "deploy" / "base" / "rights.yaml"
 TAG = "docker.io/library/tranship:test"
 NAMESPACE = "moved"
 OURS = "app.kubernetes.io/managed-by=tranship"
@@ -113,7 +114,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.kubectl("create", "namespace", NAMESPACE)
         made.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         made.kubectl("create", "serviceaccount", "tranship", "-n", "default")
-        binding = ["clusterrolebinding", "tranship", "--clusterrole=cluster-admin", "--serviceaccount=default:tranship"]
+        made.kubectl("apply", "-f", str(RIGHTS), "-l", "tranship.io/part=target")  # and no right that this role lacks
+        role = "--clusterrole=tranship-target"
+        binding = ["clusterrolebinding", "tranship", role, "--serviceaccount=default:tranship"]
         made.kubectl("create", *binding)
         yield made
     assert str(folder) not in subprocess.check_output(["ps", "-e", "-o", "args"], text=True, timeout=30)

@@ -103,7 +103,7 @@ class Forklift:
         except TranshipError as error:  # such as a Conflict: next time, on what it has become
             if not error.temporary:
                 raise
-            log.warning("the condition ForeignController is not up to date", error=str(error))
+            log.warning("cannot say it on plans and migrations", condition=CONDITION, error=str(error))
             return False
         if not self.alive:
             self._told.clear()

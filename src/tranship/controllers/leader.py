@@ -98,7 +98,8 @@ class Leader:
             async with asyncio.timeout(self._renew):
                 taken = await self._try(asked)
         except (TranshipError, TimeoutError) as error:
-            log.warning("the lease cannot be renewed", lease=self._name, error=str(error))
+            why = str(error) or f"no answer within {self._renew:.0f} s"
+            log.warning("the lease cannot be renewed", lease=self._name, error=why)
             return False
         self._heard = time.monotonic()
         if taken:
