@@ -159,7 +159,13 @@ class ControlPlane:
         """These kinds too, from now on."""
         crds = {"apiVersion": "v1", "kind": "List", "items": definitions}
         self.kubectl("apply", "--server-side", "-f", "-", given=crds)
-        self.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        self._processes.wait("the kinds", self._serves_all)
+
+    def _serves_all(self) -> bool:
+        """`kubectl wait` fails at once for a definition that has no conditions yet."""
+        found = json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
+        conditions = [one.get("status", {}).get("conditions") or () for one in found]
+        return all(any((one["type"], one["status"]) == ("Established", "True") for one in few) for few in conditions)
 
     def stop(self) -> None:
         self._processes.stop()
