@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import runpy
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from tranship.app import App
 from tranship.resources.meta import MIGRATION, PLAN, PROVIDER
 
 from .conftest import MIB, document
-from .in_cluster import HERE, NAMESPACE, ROOT, Cluster, ClusterSite, Object, assert_moved, assert_nothing_of_ours
+from .in_cluster import NAMESPACE, ROOT, Cluster, ClusterSite, Object, assert_moved, assert_nothing_of_ours
 
 SIZE = 24 * MIB
 DISTRIBUTION = "vmware-vix-disklib-distrib"
@@ -49,17 +48,24 @@ def images(cluster: Cluster, center: Any, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def claim(cluster: Cluster, center: Any, tmp_path: Path) -> Iterator[str]:
-    """A volume with the unpacked library on it, and a claim on that."""
-    place = cluster.folder / "vddk"
+def place(center: Any, tmp_path: Path) -> Path:
+    """With the unpacked library in it."""
+    place = tmp_path / "vddk"
     subprocess.run(["cp", "-rL", str(center.vddk_directory), str(place)], check=True, timeout=60)
+    return place
+
+
+@pytest.fixture
+def claim(cluster: Cluster, place: Path) -> Iterator[str]:
+    """On a volume that is that place."""
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [cluster.node.name]}
     size = {"storage": "64Mi"}
     common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     volume = {
         **common,
         "capacity": size,
         "local": {"path": str(place)},
-        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [HERE]}]}},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
     }
     wanted = {**common, "volumeName": "vddk", "resources": {"requests": size}}
     for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", wanted)):
@@ -69,7 +75,6 @@ def claim(cluster: Cluster, center: Any, tmp_path: Path) -> Iterator[str]:
     yield "vddk"
     cluster.kubectl("delete", "pvc", "vddk", "-n", NAMESPACE)
     cluster.kubectl("delete", "pv", "vddk")
-    shutil.rmtree(place)
 
 
 class Scan:
@@ -104,7 +109,6 @@ def documents(site: ClusterSite, **settings: str) -> list[Object]:
 
 
 def add(site: ClusterSite, name: str) -> Any:
-    site.cluster.add_volume(site.mode, 32 * MIB)
     return site.add_vm(f"{name}-{site.mode.lower()}", SIZE, running=True, cbt=True)
 
 
@@ -143,15 +147,16 @@ def owners(folder: Path) -> list[tuple[str, int, int, int]]:
     return sorted((str(path), stat.st_uid, stat.st_gid, stat.st_mode) for path, stat in found)
 
 
-def test_warm_by_a_claim(cluster_site: ClusterSite, claim: str) -> None:
+def test_warm_by_a_claim(cluster_site: ClusterSite, claim: str, place: Path) -> None:
+    """Which stays as it is: a volume that is mounted for writing would be given to the pod's group."""
     site = cluster_site
     vm = add(site, "vddk-claim")
-    before = owners(site.cluster.folder / "vddk")
+    before = owners(place)
     run = asyncio.run(site.move(vm, warm=True, documents=documents(site, vddkVolumeClaim=claim), deadline=180))
     (status,) = run.status.vms
     assert status.outcome == "succeeded", status.error
     assert status.disks[0].way == "vddk"
-    assert owners(site.cluster.folder / "vddk") == before
+    assert owners(place) == before
     assert_moved(site, vm, SIZE)
 
 
@@ -196,7 +201,7 @@ def test_an_image_that_nobody_has(cluster_site: ClusterSite) -> None:
     image = "localhost:1/nowhere:1"
 
     async def cancel(app: App) -> None:
-        words = ("a mover waits: ", "ImagePull", image)
+        words = ("waiting: ", "ImagePull", image)
         told = lambda run: any(all(word in one.why for word in words) for one in run.status.vms)  # noqa: E731
         await site.until(app, MIGRATION, "run", told, 60)
         await app.store.patch(MIGRATION, "default", "run", {"spec": {"cancel": [{"id": vm.moref}]}})
