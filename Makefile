@@ -3,7 +3,7 @@ BIN := .venv/bin
 # What tests fetch and build once; never inside the checkout.
 export TRANSHIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tranship
 
-.PHONY: help setup demo check unit test bench cluster e2e-cluster image format lock clean
+.PHONY: help setup demo check unit test bench cluster e2e-cluster image manifests format lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -37,11 +37,15 @@ cluster:  ## run a genuine Kubernetes cluster of one node, until Ctrl-C
 
 e2e-cluster:  ## the tests that need that cluster
 	@scripts/setup test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/e2e/test_cluster.py $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --durations 15 tests/e2e/test_cluster*.py tests/e2e/test_lab_kubevirt.py $(ARGS)
 
 image:  ## make dist/tranship-image.tar, an OCI archive
 	@scripts/setup run
 	@$(BIN)/python scripts/image
+
+manifests:  ## make the resource definitions in deploy/ anew from the models
+	@scripts/setup run
+	@{ echo "# Made from the models by \`make manifests\`. Do not edit."; $(BIN)/tranship crds; } >deploy/base/crds.yaml
 
 format:  ## rewrite the sources as ruff wants them
 	@scripts/setup check

@@ -37,9 +37,12 @@ SETTLE, SETTLE_EACH = 0.2, 0.05
 
 @dataclass(frozen=True, slots=True)
 class App:
+    """work: of the controllers; done only when something of ours is broken, with the error."""
+
     store: Store
     providers: ProviderController
     directory: Path
+    work: asyncio.Task[None]
 
 
 @asynccontextmanager
@@ -60,7 +63,7 @@ async def running(
         store = await SqliteStore.open(directory / "tranship.db")
     mirror = Mirror(store)
     providers = ProviderController(
-        store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key)
+        store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key), own=cluster
     )
     plans = PlanController(store, mirror, providers)
     migrations = MigrationController(
@@ -85,7 +88,7 @@ async def running(
 
     work = asyncio.create_task(manager.run(), name="controllers")
     try:
-        yield App(store, providers, directory)
+        yield App(store, providers, directory, work)
     finally:
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):

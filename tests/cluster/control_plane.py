@@ -3,12 +3,15 @@ modules once into the user's cache.
 
     python tests/cluster/control_plane.py            builds the programs and prints where they are
 
-Tests load it with runpy. All ports are free ones of 127.0.0.1; whatever runs ends with the thread that started it.
+Tests load it with runpy. It listens on free ports of 127.0.0.1; for pods, which know the API server by the address of its
+service only, the API server listens on that very address, so that no kube-proxy is needed. Whatever runs ends with the
+thread that started it.
 """
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -109,12 +112,15 @@ class Processes:
 
 
 class ControlPlane:
-    """One control plane in a folder. kubeconfig: of its administrator, for kubectl."""
+    """One control plane in a folder. for_pods: pods reach the API server too (root is needed). kubeconfig: of its
+    administrator, for kubectl."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.etcd_port, self.peer_port, self.port = (free_port() for _ in range(3))
-        self.url = f"https://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, *, for_pods: bool = False) -> None:
+        self.folder, self._for_pods = folder, for_pods
+        self.etcd_port, self.peer_port = free_port(), free_port()
+        self._services = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(255)}"
+        self.address, self.port = (f"{self._services}.1", 443) if for_pods else ("127.0.0.1", free_port())
+        self.url = f"https://{self.address}:{self.port}"
         self.kubeconfig = folder / "kubeconfig"
         self.ca = folder / "certs" / "apiserver.crt"
         self._processes = Processes(folder)
@@ -134,6 +140,8 @@ class ControlPlane:
             "users": [{"name": "admin", "user": {"token": TOKEN}}],
         }
         self.kubeconfig.write_text(yaml.safe_dump(configuration))
+        if self._for_pods:
+            self._own_address("add", check=True)
         self._start_etcd()
         self.start_api_server()
         self._start_managers()
@@ -151,10 +159,22 @@ class ControlPlane:
         """These kinds too, from now on."""
         crds = {"apiVersion": "v1", "kind": "List", "items": definitions}
         self.kubectl("apply", "--server-side", "-f", "-", given=crds)
-        self.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        self._processes.wait("the kinds", self._serves_all)
+
+    def _serves_all(self) -> bool:
+        """`kubectl wait` fails at once for a definition that has no conditions yet."""
+        found = json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
+        conditions = [one.get("status", {}).get("conditions") or () for one in found]
+        return all(any((one["type"], one["status"]) == ("Established", "True") for one in few) for few in conditions)
 
     def stop(self) -> None:
         self._processes.stop()
+        if self._for_pods:
+            self._own_address("delete", check=False)
+
+    def _own_address(self, what: str, *, check: bool) -> None:
+        argv = ["ip", "address", what, f"{self.address}/32", "dev", "lo"]
+        subprocess.run(argv, check=check, timeout=30, capture_output=True)
 
     def kill_api_server(self) -> None:
         self._processes.end("kube-apiserver", signal.SIGKILL)
@@ -165,8 +185,8 @@ class ControlPlane:
         self._run(
             "kube-apiserver",
             *("--etcd-servers", f"http://127.0.0.1:{self.etcd_port}"),
-            *("--bind-address", "127.0.0.1", "--secure-port", str(self.port), "--cert-dir", str(self.ca.parent)),
-            *("--service-cluster-ip-range", "10.96.0.0/24", "--allow-privileged"),
+            *("--bind-address", self.address, "--secure-port", str(self.port), "--cert-dir", str(self.ca.parent)),
+            *("--service-cluster-ip-range", f"{self._services}.0/24", "--allow-privileged"),
             *("--service-account-issuer", self.url, "--api-audiences", self.url),
             *("--service-account-key-file", accounts, "--service-account-signing-key-file", accounts),
             *("--kubelet-preferred-address-types", "InternalIP"),

@@ -1,8 +1,8 @@
 """A genuine node beside the control plane: containerd, runc, a CNI bridge and the kubelet, as root, on this machine.
 
 Everything lives in one short directory below /run and ends with `stop`; names and addresses are of its own, so that several
-checkouts can run at a time. `python tests/cluster/node.py` runs plane and node until Ctrl-C. Pods reach this machine at
-`Node.address`, and images come from archives: there is no registry.
+checkouts can run at a time. Pods reach this machine at `Node.address`, and images come from archives: there is no registry.
+`python tests/cluster/node.py` runs plane, node and the lab's stand-in for KubeVirt until Ctrl-C.
 """
 
 import json
@@ -25,7 +25,7 @@ PAUSE = "localhost/pause:1"
 
 
 class Node:
-    """plane: a started ControlPlane."""
+    """plane: a started ControlPlane, for pods."""
 
     name = "node"
 
@@ -59,6 +59,10 @@ class Node:
 
     def load_image(self, archive: Path) -> None:
         self._ctr("images", "import", str(archive))
+
+    def pid(self, container: str) -> int:
+        """On this machine, of what runs in a container."""
+        return int((self.folder / "c/state/io.containerd.runtime.v2.task/k8s.io" / container / "init.pid").read_text())
 
     def kill_kubelet(self) -> None:
         self._processes.end("kubelet", signal.SIGKILL)
@@ -194,11 +198,20 @@ def _children(pid: int) -> list[int]:
 
 
 def _by_hand() -> None:
+    from tranship.lab.kubevirt import KubeVirt, StorageClass
+    from tranship.lab.kubevirt.schemas import definitions
+
+    classes = (StorageClass("files", default=True), StorageClass("block", volume_mode="Block"))
     with tempfile.TemporaryDirectory() as scratch:
-        plane = _plane["ControlPlane"](Path(scratch))
+        plane = _plane["ControlPlane"](Path(scratch, "plane"), for_pods=True)
+        kubevirt = KubeVirt(plane.kubeconfig, Path(scratch, "kubevirt"), node=Node.name, image=PAUSE, classes=classes)
         plane.start()
         node = Node(plane)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell that puts it into the background has Ctrl-C ignored
+            signal.signal(number, signal.default_int_handler)
         try:
+            plane.serve(definitions())
+            kubevirt.start()
             node.start()
             print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
             signal.pause()
@@ -206,6 +219,7 @@ def _by_hand() -> None:
             print("ending")
         finally:
             node.stop()
+            kubevirt.close()
             plane.stop()
 
 

@@ -223,7 +223,7 @@ def test_cold(engine: Engine, trust: str) -> None:
     told = {"cacert": engine.ca_pem, "thumbprint": engine.fingerprint, "insecureSkipVerify": "true"}
     source = make(engine, **{trust: told[trust]})
     made, vm = add(engine, CONTENT, CONTENT[::-1])
-    assert {one.way for one in source.ways(vm, warm=False)} == {"imageio"}
+    assert {one.way for one in source.ways(vm, warm=False, on_this_host=True)} == {"imageio"}
     lent = lend(source, vm, "imageio")
     assert [read(lent.disks[disk.key]) for disk in vm.disks] == [CONTENT, CONTENT[::-1]]
     assert ("insecure" in next(iter(lent.addresses.values())).credentials) is (trust == "insecureSkipVerify")
@@ -393,7 +393,7 @@ def users_snapshot(source: OvirtSource, vm: VM, text: str) -> None:
 @pytest.mark.parametrize("format", ["raw", "cow"])
 def test_rounds_by_snapshots(engine: Engine, source: OvirtSource, format: str, running: bool) -> None:
     made, vm = layered(engine, format=format, running=running)
-    assert {one.way for one in source.ways(vm, warm=True)} == {"snapshot"}
+    assert {one.way for one in source.ways(vm, warm=True, on_this_host=True)} == {"snapshot"}
     held, base = bytes(SIZE), ""
     for round_ in (1, 2, 3):
         now = made.read()
@@ -577,7 +577,7 @@ def test_rounds_by_backups(request: pytest.FixtureRequest, level: str, running: 
     engine: Engine = request.getfixturevalue("engine" if level == "4.6" else "hybrid")
     source = make(engine)
     made, vm = add(engine, running=running)
-    assert {one.way for one in source.ways(vm, warm=True)} == {"backup"}
+    assert {one.way for one in source.ways(vm, warm=True, on_this_host=True)} == {"backup"}
     held, base = bytes(SIZE), ""
     for round_ in (1, 2, 3):
         now = made.read()
@@ -785,7 +785,7 @@ def test_engines_without_backups(tmp_path: Path) -> None:
     with Engine(tmp_path, version="4.3.10", cluster_level="4.3") as engine:
         source = make(engine)
         made, vm = add(engine)
-        assert {one.way for one in source.ways(vm, warm=True)} == {"snapshot"}
+        assert {one.way for one in source.ways(vm, warm=True, on_this_host=True)} == {"snapshot"}
         take(source, vm, 1)
         assert source.observe(vm).checkpoints == ()
         source.remove_snapshot(vm, named(vm, 1))

@@ -118,7 +118,15 @@ class Site:
     def assert_nothing_left(self, vm: Any) -> None:
         """On the source: no snapshot, nothing lent."""
         assert vm.snapshots == []
+        self.assert_nothing_lent(vm)
+
+    def assert_nothing_lent(self, vm: Any) -> None:
         assert vm.lease is None or not vm.lease.live
+        assert self.lent(vm) == []
+
+    def lent(self, vm: Any) -> list[Any]:
+        """The vCenter's sessions that movers of that VM have."""
+        return [one for one in self.lab.sessions.live.values() if one.agent.startswith(f"tranship-mover/{vm.moref}-")]
 
     async def apply(self, app: App, *documents: Object) -> None:
         for one in documents:
@@ -315,8 +323,8 @@ def document(kind: str, name: str, **parts: Any) -> Object:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenter]:
-    with VCenter(tmp_path_factory.mktemp("lab"), cbt_page=3, lease_timeout=10.0) as center:
-        yield center
+    with VCenter(tmp_path_factory.mktemp("lab"), cbt_page=3, lease_timeout=10.0) as made:
+        yield made
 
 
 @pytest.fixture
@@ -344,3 +352,7 @@ def ovirt(engine: Engine, tmp_path: Path) -> Iterator[OvirtSite]:
 @pytest.fixture
 def moments() -> Moments:
     return Moments()
+
+
+# The cluster's fixtures stand in a file of their own, which needs what is above.
+from .in_cluster import center, cluster, cluster_engine, cluster_site, ovirt_cluster_site  # noqa: E402, F401

@@ -58,6 +58,7 @@ def moved(site: Any, vm: LabVM, run: Migration, snapshots: tuple[str, ...] = ())
     assert vm.snapshots == list(snapshots)
     assert not vm.unconsolidated
     assert not vm.consolidation_needed
+    site.assert_nothing_lent(vm)
     return status
 
 
@@ -69,7 +70,7 @@ def as_before(
     assert vm.on is on
     assert vm.snapshots == list(snapshots)
     assert not vm.unconsolidated
-    assert vm.lease is None or not vm.lease.live
+    site.assert_nothing_lent(vm)
     assert not (site.vms / "moved").exists() or not (site.vms / "moved" / vm.name).exists()
     assert not list((site.directory / "home" / "movers").glob("*"))
     assert "LeftBehind" not in [one.type for one in status.conditions]

@@ -13,7 +13,16 @@ from tranship.units import format_bytes
 Object = dict[str, Any]
 
 COLLECTIONS = {"vm": "vms", "host": "hosts", "network": "networks", "datastore": "datastores"}
+OF_CLUSTERS = {
+    "namespace": "namespaces",
+    "storageclass": "storageclasses",
+    "networkattachmentdefinition": "networkattachmentdefinitions",
+    "instancetype": "instancetypes",
+    "clusterinstancetype": "clusterinstancetypes",
+}
+SHORT = {"sc": "storageclasses", "ns": "namespaces", "nad": "networkattachmentdefinitions"}
 _SIZES = ("capacity", "free", "memory")
+_HIDDEN = ("id", "name", "selfLink", "revision", "uid")
 
 
 def print_inventory(client: Client, words: tuple[str, ...], namespace: str, provider: str | None, format: str) -> None:
@@ -21,11 +30,10 @@ def print_inventory(client: Client, words: tuple[str, ...], namespace: str, prov
     if not 1 <= len(words) <= 2 or not provider:
         remedy = "Write: tranship get inventory vms --provider NAME."
         raise Invalid("needs what to list and --provider", field="inventory", remedy=remedy)
-    collection = COLLECTIONS.get(words[0].lower(), words[0].lower())
-    if collection not in COLLECTIONS.values():
-        raise Invalid(
-            f"{words[0]!r} is nothing to list", field="inventory", remedy=f"Use one of {', '.join(COLLECTIONS)}."
-        )
+    known = COLLECTIONS | OF_CLUSTERS
+    collection = (known | SHORT).get(words[0].lower(), words[0].lower())
+    if collection not in known.values():
+        raise Invalid(f"{words[0]!r} is nothing to list", field="inventory", remedy=f"Use one of {', '.join(known)}.")
     found = client.get(PROVIDER, namespace, provider)
     path = f"/providers/{dig(found, 'spec.type')}/{dig(found, 'metadata.uid')}/{collection}"
     items = client.read(path)
@@ -69,9 +77,13 @@ def _vm_table(items: list[Object]) -> list[list[str]]:
 
 
 def _table(items: list[Object]) -> list[list[str]]:
-    """Id and name, then whatever plain values the items have."""
-    plain = {key for item in items for key, value in item.items() if not isinstance(value, dict | list)}
-    rest = sorted(plain - {"id", "name", "selfLink", "revision"})
+    """Id and name, then whatever plain values the items have, and that say more than the id."""
+    plain = {key for item in items for key, value in item.items() if not isinstance(value, dict)}
+    rest = sorted(
+        key
+        for key in plain
+        if key not in _HIDDEN and any(item.get(key) not in (None, "", item.get("id")) for item in items)
+    )
     return [
         ["ID", "NAME", *(key.upper() for key in rest)],
         *([_cell(key, item.get(key)) for key in ("id", "name", *rest)] for item in items),
@@ -81,4 +93,8 @@ def _table(items: list[Object]) -> list[list[str]]:
 def _cell(key: str, value: Any) -> str:
     if key in _SIZES and isinstance(value, int):
         return format_bytes(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "" if value is None else str(value)

@@ -1,8 +1,8 @@
 """The command line `tranship`: the root command and the way errors leave it.
 
 A command's module is imported when the command is used, so that help and completion answer at once; therefore the
-table below repeats each command's one-line help. All commands but `serve`, `lab`, `demo` and `crds` talk to a server's REST API
-and to nothing else.
+table below repeats each command's one-line help. All commands but `serve`, `lab`, `demo`, `crds` and `manifests` talk to a
+server's REST API and to nothing else.
 """
 
 import importlib
@@ -38,6 +38,7 @@ COMMANDS = {
         "tranship.cli.certificate", "certificate", "Show a platform's certificate before it is trusted."
     ),
     "crds": Entry("tranship.cli.crds", "crds", "Print the resource definitions."),
+    "manifests": Entry("tranship.cli.install", "manifests", "Print what installs the controllers in a cluster."),
     "version": Entry("tranship.cli.version", "version", "Print the version."),
     "serve": Entry("tranship.cli.serve", "serve", "Run the controllers and the REST API on this host."),
     "lab": Entry("tranship.cli.lab", "lab", "Run a simulated vCenter and oVirt Engine with real guests."),

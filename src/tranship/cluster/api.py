@@ -51,6 +51,10 @@ REVIEW = Kind(
     *("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
     namespaced=False,
 )
+RULES_REVIEW = Kind(
+    *("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    namespaced=False,
+)
 
 FIELD_MANAGER = "tranship"
 PAGE = 500  # objects of a list that come at once
@@ -92,9 +96,10 @@ class Api:
                 return None
             raise
 
-    def list(self, kind: Kind, namespace: str = "", labels: str = "") -> Iterator[Object]:
-        """All of a namespace; "" = of the whole cluster."""
+    def list(self, kind: Kind, namespace: str = "", labels: str = "", fields: str = "") -> Iterator[Object]:
+        """All of a namespace; "" = of the whole cluster. labels, fields: selectors."""
         query: dict[str, str | int] = {"limit": PAGE} | ({"labelSelector": labels} if labels else {})
+        query |= {"fieldSelector": fields} if fields else {}
         while True:
             page = decoded(
                 self._call("GET", path_of(kind, namespace), saying("listing", kind, "", namespace), query=query)
@@ -166,6 +171,10 @@ class Api:
             raise TimedOut(what=f"{doing} at {self.address}", seconds=seconds, side=Side.TARGET) from error
         except httpx2.HTTPError as error:
             raise unreachable(error, self.address, Side.TARGET) from error
+        except RuntimeError as error:
+            if not self._http.is_closed:
+                raise
+            raise Unreachable("its provider is being connected anew", address=self.address, side=Side.TARGET) from error
         if answer.is_success:
             return answer
         raise refusal(answer, doing, self.address, Side.TARGET)

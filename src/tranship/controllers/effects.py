@@ -5,6 +5,7 @@ Idempotent throughout: asked twice, the second finds the first one's work, becau
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +30,11 @@ class Effects:
         self._verify = verify
         self._kept = 0.0
 
-    def use(self, source: Source, target: Target) -> None:
-        """From now on: a provider's connection is opened anew when its secret or settings change."""
+    def use(self, source: Source, target: Target) -> bool:
+        """From now on: a provider's connection is opened anew when its secret or settings change. Whether one is new."""
+        new = self._source is not source or self._target is not target
         self._source, self._target = source, target
+        return new
 
     def uses(self, source: Source, target: Target) -> bool:
         return self._source is source and self._target is target
@@ -86,18 +89,17 @@ class Effects:
             case asks.EndCopies(round_):
                 self._end_copies(round_)
             case asks.StopCopies(round_):
-                for disk in order.disks:
-                    self._movers.stop(disk.source, round_)
+                self._stop_copies(round_)
             case asks.CreateMachine():
                 target.create_machine(order)
             case asks.StartMachine():
                 target.start_machine(order)
             case asks.StopMachine():
                 target.stop_machine(order)
-            case asks.DeleteMachine():
-                target.delete_machine(order)
-            case asks.DeleteDisks():
-                target.delete_disks(order, [disk.source for disk in order.disks])
+            case asks.DeleteMachine(uid):
+                target.delete_machine(order, uid)
+            case asks.DeleteDisks(made):
+                target.delete_disks(order, made)
             case _:
                 raise Broken(f"nobody carries out {ask.key}")
 
@@ -124,6 +126,13 @@ class Effects:
                 point=f"{ask.round}/{ask.snapshot}/{ask.base.get(disk, '')}",
                 verify=self._verify,
             )
+
+    def _stop_copies(self, round_: int) -> None:
+        """At once, for each takes its time. Raises the first trouble when all have been tried."""
+        disks = [disk.source for disk in self._order.disks]
+        movers = self._movers
+        with ThreadPoolExecutor(max_workers=max(len(disks), 1), thread_name_prefix="stop") as pool:
+            list(pool.map(lambda disk: movers.stop(disk, round_), disks))
 
     def _end_copies(self, round_: int) -> None:
         self._source.close_disks(self._movers.handle(round_))

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from tranship.errors import AlreadyExists, Broken, Conflict, NotFound, TranshipError
+from tranship.errors import AlreadyExists, Broken, Conflict, NotFound, NotReady, TranshipError
 from tranship.resources.meta import Kind
 from tranship.store.base import Object, Store
 
@@ -47,7 +47,17 @@ class Leader:
         self._lease, self._renew, self._every = lease, renew, every
         self._until = 0.0  # monotonic time up to which this process may act
         self._seen: tuple[str, float] = ("", 0.0)  # version of a Lease of somebody else, and since when it stands
+        self._heard = 0.0  # monotonic time of the API server's last answer
         self.lost = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        """For people: does this process lead? Raises NotReady when the API server has not answered it for RENEW seconds."""
+        silence = time.monotonic() - self._heard
+        if silence > self._renew + self._every:
+            since = f"for {silence:.0f} s" if self._heard else "yet"
+            raise NotReady(f"the API server has not answered it {since}", what="controllers", name=self._identity)
+        return "leading" if time.monotonic() <= self._until else "waiting for its turn"
 
     def check(self, where: str = "") -> None:
         """Raises Broken when this process may not act, or not any more."""
@@ -88,8 +98,10 @@ class Leader:
             async with asyncio.timeout(self._renew):
                 taken = await self._try(asked)
         except (TranshipError, TimeoutError) as error:
-            log.warning("the lease cannot be renewed", lease=self._name, error=str(error))
+            why = str(error) or f"no answer within {self._renew:.0f} s"
+            log.warning("the lease cannot be renewed", lease=self._name, error=why)
             return False
+        self._heard = time.monotonic()
         if taken:
             self._seen = ("", 0.0)
             self._until = asked + self._renew

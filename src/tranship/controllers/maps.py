@@ -106,6 +106,20 @@ class MapController:
                 return
             wanted = f"{destination.namespace}/{destination.name}" if destination.namespace else destination.name
             named = [one for one in target.networks.values() if one.kind != "pod"]
+            same = [one.path for one in named if one.path and one.name == destination.name]
+            if not destination.namespace and len(same) > 1:
+                text = f"{field}.destination: {destination.name!r} is in several namespaces"
+                remedy = f"Write its namespace. There are: {', '.join(sorted(same))}."
+                conditions.set(
+                    "DestinationNetworkNotValid",
+                    Category.CRITICAL,
+                    now,
+                    reason="Ambiguous",
+                    message=text,
+                    suggestion=remedy,
+                    items=[field],
+                )
+                return
             known = {one.path or one.name for one in named}
             fits = any(
                 wanted in (one.path, one.name) or (not one.path and destination.name == one.name) for one in named

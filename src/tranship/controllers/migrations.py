@@ -21,16 +21,17 @@ import structlog
 from tranship.controllers.effects import Effects
 from tranship.controllers.manager import Watch, wanted
 from tranship.controllers.mirror import Key, Mirror, key_of
-from tranship.controllers.plans import migrations_of, plan_key
+from tranship.controllers.plans import migrations_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, open_sides, route, settings_of, ways_of
+from tranship.controllers.rivals import objection, plan_key, rivals
 from tranship.controllers.run import Run
 from tranship.controllers.walker import Orders, Walker
 from tranship.errors import Busy, NotFound, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.book import BOOK, choose
 from tranship.migration.budget import Budget, Use, Who, holds, use_of
-from tranship.migration.itinerary import begin
+from tranship.migration.itinerary import begin, ended
 from tranship.migration.mapping import MachineOrder, order, told
 from tranship.migration.progress import conclude_run
 from tranship.providers.base import Source, Target
@@ -47,6 +48,7 @@ log = structlog.get_logger()
 
 FINALIZER = "tranship/migration"  # a deleted Migration cancels its VMs first
 WAITING = "the migration has begun"
+RETRY = 10.0  # seconds: most of what a migration waits for to begin is watched
 
 
 class MigrationController:
@@ -79,10 +81,11 @@ class MigrationController:
         }
 
     def _of_migration(self, obj: Object) -> list[Key]:
-        """It, and when it has ended those that wait for it."""
+        """It, and when it has ended those that have not begun: they may have waited for it."""
         if not obj.get("status", {}).get("completed"):
             return [key_of(obj)]
-        return [key_of(obj), *self._open(plan_key(obj))]
+        others = self._mirror.objects(MIGRATION).items()
+        return [key_of(obj), *(key for key, other in others if not other.get("status", {}).get("started"))]
 
     def _of_plan(self, obj: Object) -> list[Key]:
         return self._open(key_of(obj))
@@ -162,7 +165,7 @@ class MigrationController:
                     return None
                 run = await self._start(migration)
                 if run is None:
-                    return None  # what it waits for is watched
+                    return None if migration.status.completed else RETRY
                 self._runs[key] = run
             else:
                 await run.read(self._store)
@@ -232,7 +235,7 @@ class MigrationController:
         first = runs[0] if runs else migration
         return "" if Key(first.namespace, first.name) == own else first.name
 
-    async def _begin(self, migration: Migration, plan: Plan) -> Run:
+    async def _begin(self, migration: Migration, plan: Plan) -> Run | None:
         try:
             leads = await route(self._store, self._providers, plan)
             settings = settings_of(self._mirror)
@@ -240,6 +243,15 @@ class MigrationController:
         except TranshipError as error:
             await self._say(migration, "PlanNotReady", Category.CRITICAL, str(error), error.suggestion)
             raise
+        names = {vm.id: vm.name for vm in vms if not ended(vm, BOOK)}
+        key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
+        plans, runs = [
+            (await self._store.list(kind)).items for kind in (PLAN, MIGRATION)
+        ]  # not from a copy: it decides
+        found = rivals(plans, runs, self._providers, key, source, names)
+        if refused := objection(found, migration.metadata.creation_timestamp):
+            await self._say(migration, *refused)
+            return None
         if FINALIZER not in migration.metadata.finalizers:
             finalizers = [*migration.metadata.finalizers, FINALIZER]
             body = await self._store.patch(
@@ -250,7 +262,7 @@ class MigrationController:
         now = datetime.now(UTC)
         migration.status.started = now
         conditions = Conditions(migration.status.conditions)
-        conditions.delete("PlanNotReady", "PlanNotValid", "Pending")
+        conditions.delete("PlanNotReady", "PlanNotValid", "Pending", "VMAlreadyMigrated")
         conditions.set(READY, Category.REQUIRED, now, message="the migration is ready", durable=True)
         conditions.set("Running", Category.ADVISORY, now, message="the migration runs", durable=True)
         plan.status.migration.history.append(_history(run, leads))
@@ -267,7 +279,12 @@ class MigrationController:
             return earlier
         ways = {way.disk: way for way in await ways_of(leads, vm, warm=plan.warm)}
         maps = leads.networks.spec, leads.storages.spec
-        made = order(plan, entry, vm, *maps, leads.source_estate, settings=settings, migration=migration.uid)
+        made = order(
+            *(plan, entry, vm, *maps, leads.source_estate),
+            settings=settings,
+            migration=migration.uid,
+            transfer_network=leads.transfer_network(plan, settings),
+        )
         disks = [
             DiskStatus(
                 id=disk.source, name=disk.name, capacity=disk.size, way=ways[disk.source].way, why=ways[disk.source].why
@@ -297,8 +314,8 @@ class MigrationController:
             vm = run.vm(id)
             orders, walker = run.orders(vm, settings), run.walkers.get(id)
             if walker is not None:
-                if sides is not None:
-                    walker.effects.use(*sides)
+                if sides is not None and walker.effects.use(*sides):
+                    walker.wake.set()
                 walker.heed(orders)
             elif sides is not None:
                 self._walk(run, vm, orders, *sides)

@@ -109,14 +109,16 @@ def slim(kind: Kind, obj: Object) -> Object:
     if kind == SECRET:
         return {key: value for key, value in obj.items() if key not in ("data", "stringData")}
     status = obj.get("status") or {}
-    if kind == MIGRATION and "vms" in status:
-        return {
-            **obj,
-            "status": {**status, "vms": [_only(vm, "id", "phase", "itinerary", "cutover") for vm in status["vms"]]},
-        }
-    if kind == PLAN and "migration" in status:
-        return {**obj, "status": {**status, "migration": _only(status["migration"], "started", "completed")}}
+    if kind == MIGRATION:
+        return {**obj, "status": {**status, "vms": _places(status)}}
+    if kind == PLAN:
+        run = status.get("migration") or {}
+        return {**obj, "status": {**status, "migration": {**_only(run, "started", "completed"), "vms": _places(run)}}}
     return obj
+
+
+def _places(run: Object) -> list[Object]:
+    return [_only(vm, "id", "phase", "itinerary", "cutover", "outcome", "completed") for vm in run.get("vms") or ()]
 
 
 def _only(obj: Object, *names: str) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from tranship.controllers.manager import Watch, everything, wanted
 from tranship.controllers.mirror import Key, Mirror, key_of
 from tranship.controllers.providers import ProviderController
 from tranship.controllers.resolve import Route, route, settings_of, ways_of
+from tranship.controllers.rivals import findings, plan_key, rivals
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
 from tranship.migration.checks import Facts, Finding, check, orders
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.progress import conclude_run
-from tranship.providers.base import DiskWay, Probe
+from tranship.providers.base import DiskWay, Library, Probe
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.meta import MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
 from tranship.resources.migration import Migration
@@ -82,14 +83,6 @@ class PlanController:
         if plan.spec.archived:
             conditions.set("Archived", Category.ADVISORY, now, reason="UserRequested", message="the plan is archived")
         self._say_unacted(plan, conditions, now)
-        if not plan.spec.skip_guest_conversion:
-            text = "guests are moved as they are: tranship does not convert them yet, and gives them virtio devices"
-            remedy = (
-                "Where a guest has no virtio drivers set spec.skipGuestConversion: it gets SATA and E1000E devices."
-            )
-            conditions.set(
-                "GuestNotConverted", Category.WARN, now, reason="NotSupported", message=text, suggestion=remedy
-            )
         try:
             settings = settings_of(self._mirror)
             leads = await route(self._store, self._providers, plan)
@@ -108,13 +101,20 @@ class PlanController:
             return
         self._say_maps(leads, conditions, now)
         vms = self._vms(plan, leads, conditions, now)
+        _say_guests(plan, [vm for _, vm in vms if not vm.native], conditions, now)
         ways, no_way = await self._ways(plan, leads, [vm for _, vm in vms])
         done = frozenset(one.id for one in plan.status.migration.vms if one.outcome == "succeeded")
         maps = leads.networks.spec, leads.storages.spec
-        facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, succeeded=done, settings=settings)
+        network = leads.transfer_network(plan, settings)
+        facts = Facts(leads.source_estate, leads.target_estate, *maps, no_way, done, settings, network)
         _say_findings(check(plan, vms, facts), conditions, now)
+        names = {vm.id: vm.name for _, vm in vms if vm.id not in done}
+        key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
+        plans, runs = (self._mirror.objects(kind).values() for kind in (PLAN, MIGRATION))
+        _say_findings(findings(rivals(plans, runs, self._providers, key, source, names)), conditions, now)
         if not conditions.blocking:
-            await self._check_target(leads, orders(plan, vms, facts), conditions, now)
+            needed = {way.library for found in ways.values() for way in found if way.library}
+            await self._check_target(leads, orders(plan, vms, facts), needed, conditions, now)
         _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)
         if not conditions.blocking:
             await self._probe(plan, leads, [vm for _, vm in vms if vm.id not in done], conditions, now)
@@ -178,10 +178,10 @@ class PlanController:
         return ways, no_way
 
     async def _check_target(
-        self, leads: Route, wanted: list[MachineOrder], conditions: Conditions, now: datetime
+        self, leads: Route, wanted: list[MachineOrder], needed: set[Library], conditions: Conditions, now: datetime
     ) -> None:
         try:
-            _say_findings(await asyncio.to_thread(leads.target.check, wanted), conditions, now)
+            _say_findings(await asyncio.to_thread(leads.target.check, wanted, needed), conditions, now)
         except TranshipError as error:
             text, remedy = f"the target cannot be asked: {error}", error.suggestion
             conditions.set(
@@ -200,11 +200,6 @@ class PlanController:
                 conditions.set("WaysProbed", Category.ADVISORY, now, message=text, items=[text])
 
 
-def plan_key(migration: Object) -> Key:
-    plan = migration["spec"]["plan"]
-    return Key(plan.get("namespace") or migration["metadata"].get("namespace", ""), plan.get("name", ""))
-
-
 def migrations_of(mirror: Mirror, plan: Key) -> list[Migration]:
     """Oldest first; of their VMs no more than the mirror has."""
     runs = [Migration.read(obj) for obj in mirror.objects(MIGRATION).values() if plan_key(obj) == plan]
@@ -217,6 +212,21 @@ def _times(obj: Object, *path: str) -> tuple[str, str]:
     for name in path:
         status = status.get(name, {})
     return status.get("started", ""), status.get("completed", "")
+
+
+def _say_guests(plan: Plan, vms: list[VM], conditions: Conditions, now: datetime) -> None:
+    """vms: those that ran on other hardware."""
+    if not vms or (plan.spec.skip_guest_conversion and plan.spec.use_compatibility_mode):
+        return
+    text = "guests are moved as they are: tranship does not convert them yet, and gives them virtio devices"
+    remedy = (
+        "Where a guest has no virtio drivers set spec.skipGuestConversion, without useCompatibilityMode: false: it gets"
+        " SATA, E1000E and USB devices."
+    )
+    items = [vm.name for vm in vms]
+    conditions.set(
+        *("GuestNotConverted", Category.WARN, now), reason="NotSupported", message=text, suggestion=remedy, items=items
+    )
 
 
 def _say_findings(findings: Iterable[Finding], conditions: Conditions, now: datetime) -> None:

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from os import environ
 from pathlib import Path
 
 import structlog
 
+from tranship.cluster.kubeconfig import Access
 from tranship.controllers.manager import Watch, everything
 from tranship.controllers.mirror import Key, key_of
 from tranship.errors import Invalid, NotFound, TranshipError
@@ -21,7 +23,8 @@ from tranship.inventory.vm import VM
 from tranship.providers import registry
 from tranship.providers.base import Identity, Source, Target
 from tranship.resources.conditions import READY, Category, Conditions
-from tranship.resources.meta import PROVIDER, SECRET, Kind, ObjectReference
+from tranship.resources.controller import ForkliftController, vddk_image
+from tranship.resources.meta import FORKLIFT_CONTROLLER, PROVIDER, SECRET, Kind, ObjectReference
 from tranship.resources.model import to_json
 from tranship.resources.provider import LOCAL, OPENSHIFT, VSPHERE, Provider
 from tranship.resources.secret import Secret
@@ -56,14 +59,21 @@ class Connection:
 
 class ProviderController:
     """changed: called in the event loop with the provider's key whenever its estate or health changed. again: asks for a
-    reconcile of that provider."""
+    reconcile of that provider. own: the way to the cluster whose objects the controllers work on, None = they have a store
+    of their own."""
 
     name = "provider"
 
     def __init__(
-        self, store: Store, directory: Path, changed: Callable[[Key], None], again: Callable[[Key], None]
+        self,
+        store: Store,
+        directory: Path,
+        changed: Callable[[Key], None],
+        again: Callable[[Key], None],
+        own: Access | None = None,
     ) -> None:
         self._store = store
+        self._own = own
         self._directory = directory
         self._changed = changed
         self._again = again
@@ -72,7 +82,8 @@ class ProviderController:
 
     @property
     def watches(self) -> Mapping[Kind, Watch]:
-        return {PROVIDER: Watch(lambda obj: [key_of(obj)]), SECRET: Watch(self._users, everything)}
+        own, all_of_them = Watch(lambda obj: [key_of(obj)]), Watch(lambda obj: list(self._uids.values()))
+        return {PROVIDER: own, SECRET: Watch(self._users, everything), FORKLIFT_CONTROLLER: all_of_them}
 
     def _users(self, secret: Object) -> list[Key]:
         return [key for key in self._uids.values() if key.namespace == secret["metadata"].get("namespace", "")]
@@ -137,7 +148,8 @@ class ProviderController:
 
     async def _connect(self, key: Key, provider: Provider) -> Connection:
         secret = await self._secret(provider)
-        version = f"{provider.metadata.generation}/{secret.metadata.resource_version if secret else ''}"
+        settings = await self._settings(provider)
+        version = f"{provider.metadata.generation}/{secret.metadata.resource_version if secret else ''}/{settings}"
         old = self._connections.get(key)
         if old is not None and old.version == version and old.trouble is None:
             old.identity = await asyncio.to_thread((old.source or old.target).identify)  # type: ignore[union-attr]
@@ -148,7 +160,7 @@ class ProviderController:
             await asyncio.to_thread(old.close)
         connection = self._connections[key] = Connection(version, provider.spec.type == VSPHERE)
         try:
-            self._open(connection, provider, secret)
+            self._open(connection, provider, secret, settings)
             side = connection.source or connection.target
             assert side is not None
             connection.identity = await asyncio.to_thread(side.identify)
@@ -161,12 +173,24 @@ class ProviderController:
             connection.estate = await asyncio.to_thread(connection.target.estate)
         return connection
 
-    def _open(self, connection: Connection, provider: Provider, secret: Secret | None) -> None:
+    async def _settings(self, provider: Provider) -> dict[str, str]:
+        """The provider's own, and what the installation says where they say nothing."""
+        spec = provider.spec
+        if spec.type == LOCAL:
+            return {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
+        if spec.type == VSPHERE and not {"vddkInitImage", "vddkVolumeClaim"} & spec.settings.keys():
+            found = (await self._store.list(FORKLIFT_CONTROLLER)).items
+            image = vddk_image(ForkliftController.read(found[0]).spec if found else None, environ)
+            return {**spec.settings, **({"vddkInitImage": image} if image else {})}
+        return dict(spec.settings)
+
+    def _open(
+        self, connection: Connection, provider: Provider, secret: Secret | None, settings: Mapping[str, str]
+    ) -> None:
         spec = provider.spec
         values = {name: secret.text(name) for name in secret.keys} if secret else {}
         if spec.type in (LOCAL, OPENSHIFT):
-            settings = {"directory": str(self._directory / "vms" / provider.name), **spec.settings}
-            connection.target = registry.open_target(spec.type, spec.url, values, settings)
+            connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own)
         else:
             if not spec.url:
                 raise Invalid(
@@ -174,7 +198,7 @@ class ProviderController:
                     field="spec.url",
                     remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
                 )
-            connection.source = registry.open_source(spec.type, spec.url, values, spec.settings)
+            connection.source = registry.open_source(spec.type, spec.url, values, settings)
 
     async def _secret(self, provider: Provider) -> Secret | None:
         ref = provider.spec.secret

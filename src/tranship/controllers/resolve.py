@@ -6,22 +6,27 @@ from os import environ
 
 from tranship.controllers.mirror import Key, Mirror
 from tranship.controllers.providers import Connection, ProviderController
-from tranship.errors import Busy, Invalid, NotFound, NotReady, Side, TranshipError, Unsupported
+from tranship.errors import Busy, Invalid, NotFound, NotReady, TranshipError
 from tranship.inventory.estate import Estate, find
 from tranship.inventory.vm import VM
+from tranship.migration.mapping import transfer_network
 from tranship.providers.base import DiskWay, Source, Target
 from tranship.resources.controller import ForkliftController, Settings
 from tranship.resources.meta import FORKLIFT_CONTROLLER, NETWORK_MAP, PROVIDER, STORAGE_MAP, Kind, ObjectReference
 from tranship.resources.networkmap import NetworkMap
 from tranship.resources.plan import Plan
+from tranship.resources.provider import Provider
 from tranship.resources.storagemap import StorageMap
 from tranship.resources.vm import PlanVM
 from tranship.store.base import Object, Store
 
+DEFAULT_NETWORK = "forklift.konveyor.io/defaultTransferNetwork"  # annotation of a target provider
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a plan leads from and to, with everything loaded."""
+    """Where a plan leads from and to, with everything loaded. default_network: by which disks travel to this target, where a
+    plan says nothing."""
 
     source: Source
     target: Target
@@ -29,6 +34,12 @@ class Route:
     target_estate: Estate
     networks: NetworkMap
     storages: StorageMap
+    default_network: str = ""
+
+    def transfer_network(self, plan: Plan, settings: Settings) -> str:
+        """As of an order. What holds for clusters in general is not asked of this host."""
+        defaults = () if self.target.on_this_host else (self.default_network, settings.transfer_network)
+        return transfer_network(plan, defaults, self.target_estate)
 
     def vm(self, entry: PlanVM) -> VM:
         """Raises NotFound, NotUnique."""
@@ -52,7 +63,11 @@ async def route(store: Store, providers: ProviderController, plan: Plan) -> Rout
         raise Invalid("this provider is no target", field="spec.provider.destination", remedy=remedy)
     if source.estate is None:
         raise Busy("its inventory is being loaded", what=f"provider {spec.provider.source.name!r}", fault="Staging")
+    provider = Provider.read(
+        await _object(store, PROVIDER, spec.provider.destination, namespace, "spec.provider.destination")
+    )
     return Route(
+        default_network=provider.metadata.annotations.get(DEFAULT_NETWORK, ""),
         source=source.source,
         target=target.target,
         source_estate=source.estate,
@@ -80,16 +95,8 @@ def open_sides(mirror: Mirror, providers: ProviderController, plan: Plan) -> tup
 
 
 async def ways_of(leads: Route, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
-    """By which way each disk's bytes will come. Raises Unsupported when a disk has none, or one that movers cannot go."""
-    ways = await asyncio.to_thread(leads.source.ways, vm, warm=warm)
-    if not leads.target.on_this_host and any(way.library for way in ways):
-        raise Unsupported(
-            "movers in a cluster have no VDDK library yet",
-            what=f"reading VM {vm.name} by VDDK",
-            side=Side.SOURCE,
-            remedy="Take vddkDirectory out of the source provider's settings: disks are then read without it.",
-        )
-    return ways
+    """By which way each disk's bytes will come. Raises Unsupported when a disk has none."""
+    return await asyncio.to_thread(leads.source.ways, vm, warm=warm, on_this_host=leads.target.on_this_host)
 
 
 def settings_of(mirror: Mirror) -> Settings:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -208,7 +208,7 @@ class Walker:
         self._asked[asked] = now
         self.boundary(f"before {ask.key}")
         try:
-            await asyncio.to_thread(self.effects.carry_out, ask)
+            await _to_its_end(asyncio.to_thread(self.effects.carry_out, ask))
         except TranshipError as error:
             log.warning("ask failed", vm=self.vm.name, phase=self.vm.phase, ask=ask.key, error=str(error))
             self._failed[ask.key] = error
@@ -228,3 +228,13 @@ class Walker:
             log.warning("failed", vm=vm.name, phase=self.vm.phase, error=str(verdict.error))
         if vm.phase != self.vm.phase:
             log.info("phase", vm=vm.name, phase=vm.phase, why=vm.why)
+
+
+async def _to_its_end(effect: Coroutine[None, None, None]) -> None:
+    """A thread does not end when its walk is cancelled. It is waited for: nobody else may act before it is done."""
+    task = asyncio.ensure_future(effect)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

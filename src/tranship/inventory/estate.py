@@ -6,7 +6,7 @@ exactly one object (a path such as /DC/vm/folder/name is also accepted).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tranship.errors import NotFound, NotUnique, Side
 from tranship.inventory.vm import VM
@@ -43,6 +43,20 @@ class Host:
     thumbprint: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """What only some platforms have, a cluster's namespaces and classes. facts: what is worth knowing of it, in plain values;
+    object: as the platform writes it."""
+
+    id: str
+    name: str
+    path: str = ""
+    namespace: str = ""
+    uid: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    object: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Named(Protocol):
     @property
     def id(self) -> str: ...
@@ -71,10 +85,12 @@ def find(what: str, objects: Mapping[str, T], *, id: str = "", name: str = "") -
 
 @dataclass(frozen=True, slots=True)
 class Estate:
-    """Everything by id. version counts up with every published change."""
+    """Everything by id. others: collections that only this platform has, by their names in the inventory's REST. version
+    counts up with every published change."""
 
     vms: Mapping[str, VM] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     datastores: Mapping[str, Datastore] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, Thing]] = field(default_factory=dict)
     version: int = 0

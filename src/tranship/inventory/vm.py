@@ -66,13 +66,17 @@ class Nic:
     network: str  # id of the source network
     model: str = "vmxnet3"
     connected: bool = True
+    pci: str = ""  # where the guest sees it, as 0000:0b:00.0; "" = not told
+    pass_through: bool = False  # a function of a host's card, given to the VM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VM:
     """id: what the provider's API calls it (vSphere: moref, "vm-42"). Found by id, checked against instance_uuid,
     never by BIOS uuid: duplicates of that one exist and the wrong VM has been powered off elsewhere.
-    change_tracking None = the platform tells changes without it."""
+    change_tracking None = the platform tells changes without it. cpus and cores_per_socket count the threads of cores too.
+    nested: whether it may run VMs itself, None = the platform does not say. timezone: of its clock, as the tz database names
+    it. serial: the machine's serial number, "" = the platform makes one of the uuid. dedicated_cpus: a processor each."""
 
     id: str
     name: str
@@ -82,6 +86,11 @@ class VM:
     power: Power = Power.UNKNOWN
     cpus: int = 1
     cores_per_socket: int = 1
+    threads: int = 1
+    dedicated_cpus: bool = False
+    nested: bool | None = None
+    timezone: str = ""
+    serial: str = ""
     memory: int = 0
     firmware: str = "bios"  # bios or efi
     secure_boot: bool = False

@@ -148,12 +148,16 @@ class StopMachine(Ask):
 
 @dataclass(frozen=True, slots=True)
 class DeleteMachine(Ask):
-    pass
+    """uid: as the ledger has it."""
+
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteDisks(Ask):
-    pass
+    """made: source disk -> uid of what was made for it, as the ledger has it."""
+
+    made: Mapping[str, str]
 
 
 GRAVE = (ShutDownGuest, PowerOff, StopMachine, DeleteMachine, DeleteDisks)

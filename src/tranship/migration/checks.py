@@ -6,12 +6,13 @@ remedy; the controller writes them as conditions, one per type. Critical ones bl
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tranship.errors import Invalid
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.inventory.vm import Category as Gravity
-from tranship.migration.mapping import DEFAULTS, MachineOrder, order, target_name, unmapped
+from tranship.migration.mapping import DEFAULTS, MachineOrder, network_for, order, target_name, unmapped
 from tranship.resources.conditions import Category
 from tranship.resources.controller import Settings
 from tranship.resources.networkmap import NetworkMapSpec
@@ -37,7 +38,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """no_way: why a VM has no way to its bytes, and the remedy, by VM id. succeeded: ids of VMs that were moved already."""
+    """no_way: why a VM has no way to its bytes, and the remedy, by VM id. succeeded: ids of VMs that were moved already.
+    transfer_network: as of an order."""
 
     source: Estate
     target: Estate
@@ -46,6 +48,7 @@ class Facts:
     no_way: Mapping[str, tuple[str, str]]
     succeeded: frozenset[str] = frozenset()
     settings: Settings = DEFAULTS
+    transfer_network: str = ""
 
 
 def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterator[Finding]:
@@ -63,6 +66,7 @@ def check(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> Iterato
             continue
         yield from _name(plan, field, entry, vm, facts, names)
         yield from _maps(vm, facts) or _order(plan, entry, vm, facts)
+        yield from _addresses(plan, vm, facts)
         yield from _disks(plan, vm, facts)
         yield from _concerns(vm)
         if plan.warm:
@@ -87,11 +91,25 @@ def _name(plan: Plan, field: str, entry: PlanVM, vm: VM, facts: Facts, names: di
         yield Finding("VMAlreadyExists", Category.CRITICAL, message, suggestion, "NotUnique", vm.name)
 
 
+def _addresses(plan: Plan, vm: VM, facts: Facts) -> Iterator[Finding]:
+    """Two machines with one hardware address disturb each other as soon as both run."""
+    own = f"{plan.uid}/{vm.id}"
+    others = [one for one in facts.target.vms.values() if one.traits.get("owner") != own]
+    taken = {nic.mac: one.id for one in others for nic in one.nics if nic.mac}
+    for nic in vm.nics:
+        destination = network_for(nic, facts.networks, facts.source)
+        if nic.mac in taken and destination is not None and destination.type != "ignored":
+            message = f"{vm.name}: {nic.label} has the address {nic.mac}, which {taken[nic.mac]} on the target has too"
+            remedy = "Remove that VM or change its address, or map the NIC's network to type ignored."
+            yield Finding("MacConflicts", Category.CRITICAL, message, remedy, "NotUnique", vm.name)
+
+
 def orders(plan: Plan, vms: Sequence[tuple[PlanVM, VM]], facts: Facts) -> list[MachineOrder]:
     """What the plan comes to, of VMs that were not moved yet. Raises Invalid where a check has found something."""
     left = [(entry, vm) for entry, vm in vms if vm.id not in facts.succeeded]
     maps = facts.networks, facts.storages, facts.source
-    return [order(plan, entry, vm, *maps, settings=facts.settings) for entry, vm in left]
+    more: dict[str, Any] = {"settings": facts.settings, "transfer_network": facts.transfer_network}
+    return [order(plan, entry, vm, *maps, **more) for entry, vm in left]
 
 
 def _order(plan: Plan, entry: PlanVM, vm: VM, facts: Facts) -> list[Finding]:

@@ -9,6 +9,7 @@ from tranship.inventory.vm import Power
 from tranship.migration import phases
 from tranship.migration.asks import Consolidate, DeleteDisks, DeleteMachine, EndCopies, PowerOn, StopCopies, StopMachine
 from tranship.migration.itinerary import Advance, Do, Fail, Itinerary, Row, Verdict, Wait
+from tranship.migration.ledger import made_on_target
 from tranship.migration.seen import CopyState, MachineState, Seen
 from tranship.resources.vm import VMStatus
 
@@ -66,17 +67,28 @@ def consolidate(vm: VMStatus, seen: Seen) -> Verdict:
 
 
 def discard_target(vm: VMStatus, seen: Seen) -> Verdict:
-    """Only what the ledger says is ours, and only if the plan wants it gone."""
+    """Only what the ledger says is ours, and only if the plan wants it gone. A machine of ours whose disk is somebody
+    else's by now is left as it is."""
     if not seen.policy.delete_on_fail:
         return Advance("the target is kept as the plan says")
-    if seen.target.foreign:
+    machines, disks = made_on_target(vm, "machine"), made_on_target(vm, "disk")
+    machine = machines.get(seen.policy.machine)
+    if seen.target.foreign and machine:
         return Advance("the target is somebody else's: not touched")
-    kinds = {entry.kind for entry in vm.ledger if entry.side == "target"}
-    if seen.target.machine is not MachineState.ABSENT and "machine" in kinds:
-        return Do((DeleteMachine(),), "removing the target VM")
-    if seen.target.disks and "disk" in kinds:
-        return Do((DeleteDisks(),), "removing the target disks")
-    return Advance("nothing of ours is left on the target")
+    if seen.target.machine is not MachineState.ABSENT and machine is not None and not seen.target.foreign:
+        return Do((DeleteMachine(machine),), "removing the target VM")
+    names = zip(seen.policy.disks, seen.policy.disk_names, strict=True)
+    seen_uids = seen.target.uids
+    made = {
+        disk: disks[name]
+        for disk, name in names
+        if name in disks
+        and (disk in seen.target.disks or (disks[name] and seen_uids.get(("disk", name)) == disks[name]))
+    }
+    if made:
+        return Do((DeleteDisks(made),), "removing the target disks")
+    whose = f"; {seen.target.foreign}: not touched" if seen.target.foreign else ""
+    return Advance(f"nothing of ours is left on the target{whose}")
 
 
 def completed(vm: VMStatus, seen: Seen) -> Verdict:

@@ -24,7 +24,7 @@ COLD = Itinerary(
         Row("StorePowerState", "Initialize", phases.store_power, phases.record_power),
         Row("PowerOffSource", "Initialize", phases.power_off_source),
         Row("WaitForPowerOff", "Initialize", phases.wait_for_power_off, phases.record_power_off),
-        Row("CreateDataVolumes", "Initialize", phases.create_disks),
+        Row("CreateDataVolumes", "Initialize", phases.create_disks, phases.record_disks),
         Row("CopyDisks", "DiskTransfer", copy_disks, phases.record_all_copied),
         Row(
             "CreateVM",

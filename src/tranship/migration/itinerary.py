@@ -22,8 +22,9 @@ from datetime import datetime, timedelta
 
 from tranship.errors import Broken, TimedOut, TranshipError
 from tranship.migration.asks import Ask
+from tranship.migration.ledger import acquaint, note
 from tranship.migration.seen import Policy, Seen
-from tranship.resources.vm import LedgerEntry, Retry, StepError, StoryEntry, VMStatus
+from tranship.resources.vm import Retry, StepError, StoryEntry, VMStatus
 
 LONGEST_BACKOFF = 60.0  # seconds; a source that is away for minutes is normal, hammering it helps nobody
 LEFT = "left behind: "  # begins the story's entry about what a stubborn row could not do
@@ -129,6 +130,7 @@ def ended(vm: VMStatus, book: Book) -> bool:
 def step(vm: VMStatus, seen: Seen, book: Book) -> tuple[VMStatus, Verdict]:
     """One decision. Returns the status to save and the verdict whose asks are to be carried out after the save."""
     vm = vm.model_copy(deep=True)
+    seen = acquaint(vm, seen)
     itinerary = book[vm.itinerary]
     row = itinerary.row(vm.phase)
     if ended(vm, book):
@@ -215,10 +217,7 @@ def _stay(vm: VMStatus, seen: Seen, verdict: Do | Wait) -> None:
     if not isinstance(verdict, Do):
         return
     asked = [ask.key for ask in verdict.asks]
-    for made in (made for ask in verdict.asks for made in ask.makes):
-        entry = LedgerEntry(kind=made.kind, name=made.name, side=made.side)
-        if entry not in vm.ledger:
-            vm.ledger.append(entry)
+    note(vm, (made for ask in verdict.asks for made in ask.makes), seen)
     last = vm.story[-1]
     if (last.phase, last.asked) != (vm.phase, asked):
         vm.story.append(StoryEntry(at=seen.now, phase=vm.phase, why=verdict.why, asked=asked))

@@ -4,7 +4,7 @@ Pure. Called when a plan is validated and when a migration starts; target provid
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -45,7 +45,8 @@ class DiskOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicOrder:
-    """kind: pod (NAT), multus (a named network: bridge on a KVM host) ; ignored NICs are not in the order."""
+    """kind: pod (NAT), multus (a named network: bridge on a KVM host) ; ignored NICs are not in the order. up: the cable is
+    plugged in. pci: where the guest shall see it, "" = anywhere. pass_through: a function of the host's card."""
 
     mac: str
     kind: str
@@ -53,6 +54,9 @@ class NicOrder:
     namespace: str = ""
     model: str = "virtio"
     name: str = ""
+    up: bool = True
+    pci: str = ""
+    pass_through: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,10 @@ class MachineOrder:
     """owner: "<plan uid>/<vm id>", the mark by which the target adopts or refuses. memory in bytes. serial: what the guest
     reads as the machine's serial number. affinity: as Kubernetes writes it. instance_type: name of one that gives processors
     and memory instead. filesystem_overhead: the share of a file system that is lost to itself, where the target does not know
-    better; block_overhead: bytes that a block volume is made larger by."""
+    better; block_overhead: bytes that a block volume is made larger by. threads: of a core. nested: whether the machine may
+    run machines itself, None = as the target has it. timezone: of its clock, "" = UTC. service_account: of the movers' pods in
+    a cluster, "" = the namespace's default. transfer_network: by which the disks' bytes come there, namespace/name; "" = the
+    movers' own."""
 
     owner: str
     name: str
@@ -69,6 +76,10 @@ class MachineOrder:
     sockets: int
     cores: int
     memory: int
+    threads: int = 1
+    dedicated_cpus: bool = False
+    nested: bool | None = None
+    timezone: str = ""
     firmware: str = "bios"
     secure_boot: bool = False
     tpm: bool = False
@@ -83,6 +94,8 @@ class MachineOrder:
     instance_type: str = ""
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
+    service_account: str = ""
+    transfer_network: str = ""
 
 
 def told(order: Any) -> dict[str, Any]:
@@ -153,6 +166,19 @@ def unmapped(vm: VM, networks: NetworkMapSpec, storages: StorageMapSpec, estate:
     return missing
 
 
+def transfer_network(plan: Plan, defaults: Sequence[str], target: Estate) -> str:
+    """The NetworkAttachmentDefinition by which the plan's disks travel, namespace/name; "" = the pods' own network. The plan's
+    word wins. defaults: what provider and installation say, the nearer first; a name without a namespace means the one
+    that is moved into, where it has one of that name."""
+    if own := plan.spec.transfer_network:
+        return f"{own.namespace or plan.spec.target_namespace}/{own.name}"
+    for name in defaults:
+        id = name if "/" in name else f"{plan.spec.target_namespace}/{name}"
+        if name and ("/" in name or id in target.networks):
+            return id
+    return ""
+
+
 def order(
     plan: Plan,
     entry: PlanVM,
@@ -163,20 +189,27 @@ def order(
     *,
     settings: Settings = DEFAULTS,
     migration: str = "",
+    transfer_network: str = "",
 ) -> MachineOrder:
-    """The machine to be made. Everything must be mapped (see `unmapped`). migration: uid of the one that makes it. Raises
-    Invalid for an impossible name."""
+    """The machine to be made. Everything must be mapped (see `unmapped`). migration: uid of the one that makes it.
+    transfer_network: see `transfer_network`. Raises Invalid for an impossible name."""
     name = target_name(entry.target_name, vm.name, vm.id)
     owner = f"{plan.uid}/{vm.id}"
-    system = {"plan": plan.uid, "vmID": vm.id} | ({"migration": migration} if migration else {})
+    system = {"plan": plan.uid, "vmID": vm.id, "guestConverted": "false"}
+    system |= {"migration": migration} if migration else {}
+    in_socket, threads = max(vm.cores_per_socket, 1), max(vm.threads, 1)
     return MachineOrder(
         owner=owner,
         name=name,
         namespace=plan.spec.target_namespace,
         uuid=vm.uuid or vm.instance_uuid,
-        serial="" if vm.native else _vmware_serial(vm.uuid),
-        sockets=max(vm.cpus // max(vm.cores_per_socket, 1), 1),
-        cores=max(vm.cores_per_socket, 1),
+        serial=vm.serial or (vm.uuid if vm.native else _vmware_serial(vm.uuid)),
+        sockets=max(vm.cpus // in_socket, 1),
+        cores=max(in_socket // threads, 1),
+        threads=threads,
+        dedicated_cpus=vm.dedicated_cpus,
+        nested=_nested(plan, entry, vm),
+        timezone=vm.timezone,
         memory=vm.memory,
         firmware=vm.firmware,
         secure_boot=vm.secure_boot,
@@ -190,7 +223,17 @@ def order(
         instance_type=entry.instance_type,
         filesystem_overhead=settings.filesystem_overhead,
         block_overhead=settings.block_overhead,
+        service_account=plan.spec.service_account or settings.migration_service_account,
+        transfer_network=transfer_network,
     )
+
+
+def _nested(plan: Plan, entry: PlanVM, vm: VM) -> bool | None:
+    """What the user says, the VM's own word first; else as it is on the source, where that is more than the target's."""
+    for wish in (entry.enable_nested_virtualization, plan.spec.enable_nested_virtualization):
+        if wish is not None:
+            return wish
+    return True if vm.nested else None
 
 
 def _vmware_serial(uuid: str) -> str:
@@ -294,5 +337,8 @@ def _nics(plan: Plan, entry: PlanVM, vm: VM, networks: NetworkMapSpec, estate: E
                 namespace=destination.namespace,
                 model=model(nic),
                 name=name,
+                up=nic.connected,
+                pci=nic.pci,
+                pass_through=nic.pass_through and destination.type == "multus",
             )
             number += 1

@@ -20,6 +20,7 @@ from tranship.migration.asks import (
     StartMachine,
 )
 from tranship.migration.itinerary import Advance, Do, Fail, Verdict, Wait
+from tranship.migration.ledger import acquaint, note
 from tranship.migration.seen import CopySeen, CopyState, MachineState, Seen, Snapshot
 from tranship.resources.vm import CutoverStatus, Precopy, VMStatus
 from tranship.units import format_bytes, format_duration
@@ -133,12 +134,20 @@ def create_disks(vm: VMStatus, seen: Seen) -> Verdict:
     return Advance(f"{len(seen.policy.disks)} target disks are there")
 
 
+def record_disks(vm: VMStatus, seen: Seen) -> None:
+    """What an earlier migration of the plan made for this VM is used on, and is this one's from now on."""
+    note(vm, CreateDisks(seen.policy.disk_names).makes, seen)
+    acquaint(vm, seen)
+
+
 def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base: dict[str, str]) -> Verdict:
     """Done means copied, flushed, read back and equal, said by the mover; never the absence of something."""
+    if seen.target.foreign:
+        return started(vm, seen)
     number = current_round(vm)
     copies = {disk: seen.copies.get(disk, CopySeen(CopyState.ABSENT)) for disk in seen.policy.disks}
     for disk, one in copies.items():
-        if one.state is CopyState.FAILED and not one.temporary:
+        if (one.state is CopyState.FAILED and not one.temporary) or one.stuck:
             return Fail(_copy_error(disk, one))
     open_ = [disk for disk, one in copies.items() if one.state not in (CopyState.DONE, CopyState.RUNNING)]
     if open_:
@@ -150,7 +159,8 @@ def copy(vm: VMStatus, seen: Seen, *, snapshot: str, ways: dict[str, str], base:
         return Do((StartCopies(number, snapshot, chosen, known),), why, trouble=trouble)
     total, done = sum(one.total for one in copies.values()), sum(one.done for one in copies.values())
     if any(one.state is CopyState.RUNNING for one in copies.values()):
-        return Wait(f"copying: {format_bytes(done)} of {format_bytes(total)}")
+        waits = next((f"; waiting: {one.message}" for one in copies.values() if one.waits), "")
+        return Wait(f"copying: {format_bytes(done)} of {format_bytes(total)}{waits}")
     if not all(one.released for one in copies.values()):
         return Do((EndCopies(number),), "giving back what the source lent for reading")
     copied = sum(one.copied for one in copies.values())
@@ -250,6 +260,8 @@ def wanted_on(vm: VMStatus, seen: Seen) -> bool:
 
 
 def create_machine(vm: VMStatus, seen: Seen) -> Verdict:
+    if seen.target.foreign:  # somebody was quicker: what has the name now is not what was ordered
+        return started(vm, seen)
     if seen.target.machine is MachineState.ABSENT:
         return Do((CreateMachine(seen.policy.machine),), f"making the target VM {seen.policy.machine}")
     if not wanted_on(vm, seen) and seen.target.machine is not MachineState.STARTING:

@@ -85,6 +85,16 @@ class CopySeen:
     suggestion: str = ""
     temporary: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """A mover is to run, and does not yet; message says why."""
+        return self.state is CopyState.RUNNING and bool(self.message)
+
+    @property
+    def stuck(self) -> bool:
+        """It waits for something that will not come by itself. It has to be stopped: it may still start."""
+        return self.state is CopyState.RUNNING and bool(self.reason)
+
 
 class MachineState(Enum):
     ABSENT = "absent"
@@ -96,11 +106,13 @@ class MachineState(Enum):
 @dataclass(frozen=True, slots=True)
 class TargetSeen:
     """disks: keys of the source disks for which an own target disk exists. foreign: a machine or disk of that name
-    exists and is not this migration's."""
+    exists and is not this migration's. uids: (disk or machine, name on the target) -> uid of each thing with an own mark
+    that stays; empty where the target knows no uids."""
 
     disks: frozenset[str] = frozenset()
     machine: MachineState = MachineState.ABSENT
     foreign: str = ""
+    uids: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def may_run(self) -> bool:

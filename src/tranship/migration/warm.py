@@ -226,7 +226,7 @@ _FIRST = (
     Row("CreateInitialSnapshot", "Initialize", create_snapshot, record_snapshot, deadline=_snapshot_deadline),
     Row("WaitForInitialSnapshot", "Initialize", wait_for_snapshot, deadline=_snapshot_deadline),
     Row("StoreInitialSnapshotDeltas", "Initialize", store_deltas, record_deltas),
-    Row("CreateDataVolumes", "Initialize", phases.create_disks),
+    Row("CreateDataVolumes", "Initialize", phases.create_disks, phases.record_disks),
     Row("CopyDisks", "DiskTransfer", copy_disks, phases.record_copy),
     Row("RemovePreviousSnapshot", "DiskTransfer", phases.remove_previous, phases.record_removed),
     Row("WaitForPreviousSnapshotRemoval", "DiskTransfer", wait_for_removal, deadline=_removal_deadline),

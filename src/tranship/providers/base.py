@@ -5,7 +5,7 @@ snapshot or disk that exists already under the given name is adopted), has timeo
 `tranship.errors`. Nothing here touches what is not named: users' snapshots and disks are never removed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -32,14 +32,27 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Library:
+    """One that reading needs and that is not ours to give, and where movers find it: those of this host in `directory`, those
+    in pods in what the `image` copies to /opt when it is run, or on a `claim` of their namespace. "" = not there."""
+
+    directory: str = ""
+    image: str = ""
+    claim: str = ""
+
+    def reaches(self, *, on_this_host: bool) -> bool:
+        return bool(self.directory) if on_this_host else bool(self.image or self.claim)
+
+
+@dataclass(frozen=True, slots=True)
 class DiskWay:
-    """By which way a disk's bytes come (vddk, nfc, datastore, ...), and why that one: the user reads it. library: movers
-    need one for it that is not ours."""
+    """By which way a disk's bytes come (vddk, nfc, datastore, ...), and why that one: the user reads it. library: what
+    movers need for it."""
 
     disk: str
     way: str
     why: str
-    library: bool = False
+    library: Library | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +67,13 @@ class Probe:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One disk ready to be read. delta: only what changed since the base that was given; changed: where, None = the disk's
-    reader tells. full: why everything has to be read although a base was given."""
+    reader tells. full: why everything has to be read although a base was given. library: what the reader needs."""
 
     address: DiskAddress
     delta: bool = False
     changed: tuple[Extent, ...] | None = None
     full: str = ""
+    library: Library | None = None
 
 
 class Source(Protocol):
@@ -95,8 +109,8 @@ class Source(Protocol):
 
     def power_on(self, vm: VM) -> None: ...
 
-    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
-        """The way chosen for each disk. Raises Unsupported when a disk has none."""
+    def ways(self, vm: VM, *, warm: bool, on_this_host: bool) -> tuple[DiskWay, ...]:
+        """The way chosen for each disk. on_this_host: of the movers. Raises Unsupported when a disk has none."""
 
     def probe(self, vm: VM) -> tuple[Probe, ...]: ...
 
@@ -169,9 +183,9 @@ class Target(Protocol):
 
     def observe(self, order: MachineOrder) -> TargetSeen: ...
 
-    def check(self, orders: Sequence[MachineOrder]) -> Sequence[Finding]:
+    def check(self, orders: Sequence[MachineOrder], libraries: Collection[Library] = ()) -> Sequence[Finding]:
         """What would keep the orders of one plan from being carried out, or be left out, found without changing anything.
-        Raises what keeps the target from being asked."""
+        libraries: what its movers will need. Raises what keeps the target from being asked."""
 
     def create_disks(self, order: MachineOrder) -> None:
         """Raises NoSpace, AlreadyExists (somebody else's)."""
@@ -187,8 +201,10 @@ class Target(Protocol):
 
     def stop_machine(self, order: MachineOrder) -> None: ...
 
-    def delete_machine(self, order: MachineOrder) -> None: ...
+    def delete_machine(self, order: MachineOrder, uid: str) -> None:
+        """uid: of the one that was made, "" where `observe` tells none. What is not ours, or another one, stays."""
 
-    def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None: ...
+    def delete_disks(self, order: MachineOrder, made: Mapping[str, str]) -> None:
+        """made: source disk -> uid, as above."""
 
     def close(self) -> None: ...

@@ -11,11 +11,13 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tranship.errors import Unsupported
 from tranship.migration.seen import CopySeen
-from tranship.providers.base import Reading
+from tranship.providers.base import Library, Reading
 from tranship.providers.copies import seen
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress
+from tranship.transfer.library import placed
 
 STOP_DEADLINE = 20.0  # seconds that a mover has to close its journal
 
@@ -39,12 +41,15 @@ class HostMovers:
         point: str,
         verify: bool,
     ) -> None:
+        address = source.address
+        if source.library:
+            address = placed(address, _directory(source.library))
         folder = self._job(disk, round_)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "full").write_text(source.full)
         job = channel.Job(
             disk=disk,
-            source=source.address,
+            source=address,
             target=target,
             size=size,
             round=str(round_),
@@ -75,6 +80,7 @@ class HostMovers:
         if handle:
             self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self._handle(round_).with_suffix(".new")
+            new.touch(mode=0o600)  # it may name a session
             new.write_text(handle)
             new.replace(self._handle(round_))
 
@@ -90,6 +96,13 @@ class HostMovers:
 
     def _handle(self, round_: int) -> Path:
         return self._work / f"handle-{round_}"
+
+
+def _directory(library: Library) -> str:
+    if not library.directory:
+        remedy = "Set vddkDirectory in the source provider's settings, or start the plan again to go without VDDK."
+        raise Unsupported("the setting vddkDirectory is gone", what="reading by VDDK on this host", remedy=remedy)
+    return library.directory
 
 
 def _untouched(target: DiskAddress) -> bool:

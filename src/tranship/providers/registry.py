@@ -6,6 +6,7 @@ Called by the provider controller.
 import os
 from collections.abc import Mapping
 
+from tranship.cluster.kubeconfig import Access
 from tranship.errors import Unsupported
 from tranship.providers.base import Source, Target
 from tranship.resources.provider import LOCAL, OPENSHIFT, OVIRT, VSPHERE
@@ -27,14 +28,16 @@ def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mappin
     raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
 
 
-def open_target(type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str]) -> Target:
-    """Not connected yet. url: of a remote cluster; "" = this host, or the cluster that the controller itself uses. Raises
-    Unsupported, Invalid."""
+def open_target(
+    type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str], own: Access | None = None
+) -> Target:
+    """Not connected yet. url: of a remote cluster; "" = this host, or the cluster that `own` leads to, on whose objects the
+    controllers work (None = in whose pod they run). Raises Unsupported, Invalid."""
     if type == OPENSHIFT:
         from tranship.providers.kubevirt.connect import connection
         from tranship.providers.kubevirt.target import IMAGE, KubevirtTarget
 
-        return KubevirtTarget(connection(url, secret), os.environ.get(IMAGE, ""))
+        return KubevirtTarget(connection(url, secret, own), os.environ.get(IMAGE, ""))
     if type == LOCAL:
         from tranship.providers.local.target import LocalTarget
 

@@ -61,15 +61,28 @@ def _domain(order: MachineOrder) -> Object:
         "devices": {
             "disks": [_disk(number, disk) for number, disk in enumerate(order.disks)],
             "interfaces": [_interface(number, nic) for number, nic in enumerate(order.nics)],
+            # upstream's is virtio unless in compatibility mode; every guest, converted or not, has a driver for USB
             "inputs": [{"name": "tablet", "type": "tablet", "bus": "usb"}],
             # said also where there is none: a preference of the cluster would give one, and Windows may not boot with it
             "tpm": {"persistent": True} if order.tpm else {"enabled": False},
         },
     }
+    if order.timezone:
+        domain["clock"] = {"timezone": order.timezone}
     if not order.instance_type:
-        domain["cpu"] = {"sockets": order.sockets, "cores": order.cores, "threads": 1}
+        domain["cpu"] = _cpu(order)
         domain["memory"] = {"guest": f"{-(-order.memory // MIB)}Mi"}
     return domain
+
+
+def _cpu(order: MachineOrder) -> Object:
+    cpu: Object = {"sockets": order.sockets, "cores": order.cores, "threads": order.threads}
+    if order.dedicated_cpus:
+        cpu["dedicatedCpuPlacement"] = True
+    if order.nested is not None:  # whichever of the two the node's processors have
+        policy = "optional" if order.nested else "disable"
+        cpu["features"] = [{"name": name, "policy": policy} for name in ("vmx", "svm")]
+    return cpu
 
 
 def _firmware(order: MachineOrder, secure: bool) -> Object:
@@ -93,9 +106,12 @@ def _disk(number: int, disk: DiskOrder) -> Object:
 
 
 def _interface(number: int, nic: NicOrder) -> Object:
-    mac = {"macAddress": nic.mac} if nic.mac else {}
-    binding = "masquerade" if nic.kind == "pod" else "bridge"
-    return {"name": network_name(number, nic), "model": nic.model, **mac, binding: {}}
+    binding = "masquerade" if nic.kind == "pod" else "sriov" if nic.pass_through else "bridge"
+    interface: Object = {"name": network_name(number, nic), binding: {}}
+    if not nic.pass_through:
+        interface["model"] = nic.model
+    told = {"macAddress": nic.mac, "pciAddress": nic.pci, "state": "" if nic.up or nic.pass_through else "down"}
+    return interface | {name: value for name, value in told.items() if value}
 
 
 def _network(number: int, nic: NicOrder) -> Object:

@@ -37,8 +37,15 @@ class ForkliftControllerSpec(Model):
     """Percent of a file system that is lost to itself, where the cluster does not tell (10)."""
     controller_block_overhead: Number = None
     """Bytes that a block volume is made larger by (0)."""
+    controller_migration_service_account: Any = None
+    """Service account of the movers' pods, in the target namespace, where a plan names none."""
+    controller_transfer_network: Any = None
+    """The NetworkAttachmentDefinition by which disks travel where neither plan nor provider name one: NAMESPACE/NAME, or a
+    NAME in the namespace that is moved into."""
     controller_pvc_name_template: Any = None
     """Names of volume claims, where a plan says nothing; braces may be written \\{ \\}."""
+    vddk_image: Any = None
+    """The image that brings VDDK to movers in a cluster, where a vSphere provider's settings say nothing."""
 
 
 class ForkliftControllerStatus(Status):
@@ -66,6 +73,8 @@ class Settings:
     filesystem_overhead: float = 0.1
     block_overhead: int = 0
     pvc_name_template: str = ""
+    migration_service_account: str = ""
+    transfer_network: str = ""
 
     @classmethod
     def from_spec(cls, spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> "Settings":
@@ -96,7 +105,15 @@ class Settings:
                 number(0.1, ("controller_filesystem_overhead",), ("FILESYSTEM_OVERHEAD",), 0.01, least=0)
             ),
             block_overhead=int(number(0, ("controller_block_overhead",), ("BLOCK_OVERHEAD",), least=0)),
-            pvc_name_template=_text(given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", "")),
+            pvc_name_template=_text(
+                given.controller_pvc_name_template or env.get("PVC_NAME_TEMPLATE", ""),
+                "spec.controller_pvc_name_template",
+            ),
+            migration_service_account=_text(
+                given.controller_migration_service_account or env.get("MIGRATION_SERVICE_ACCOUNT", ""),
+                "spec.controller_migration_service_account",
+            ),
+            transfer_network=_network(given.controller_transfer_network or ""),
         )
 
     def precopy_seconds(self, override: PrecopySpec | None) -> float | None:
@@ -104,6 +121,11 @@ class Settings:
         if override is None or override.interval is None:
             return self.precopy_interval
         return override.interval_seconds
+
+
+def vddk_image(spec: ForkliftControllerSpec | None, env: Mapping[str, str]) -> str:
+    """ "" = none. Apart from `Settings`, for providers: no other setting's mistake shall break a connection."""
+    return str((spec and spec.vddk_image) or env.get("VDDK_IMAGE", ""))
 
 
 def _number(value: Any, field: str, least: int) -> int:
@@ -118,10 +140,17 @@ def _number(value: Any, field: str, least: int) -> int:
     return number
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, field: str) -> str:
     if isinstance(value, str):
         return value
-    raise Invalid(f"{value!r} is no template", field="spec.controller_pvc_name_template", remedy="Write a text.")
+    raise Invalid(f"{value!r} is no text", field=field, remedy="Write a text.")
+
+
+def _network(value: Any) -> str:
+    if isinstance(value, str) and value.count("/") <= 1 and all(value.split("/") if value else ()):
+        return value
+    remedy = "Write the NetworkAttachmentDefinition as NAMESPACE/NAME."
+    raise Invalid(f"{value!r} names no network", field="spec.controller_transfer_network", remedy=remedy)
 
 
 def _share(share: float) -> float:

@@ -24,7 +24,8 @@ class ProviderSpec(Model):
     secret: ObjectReference
     """Credentials. May be empty for this host."""
     settings: dict[str, str] = Field(default_factory=dict)
-    """Options by name: vddkDirectory (vsphere), ovirtClientTimeout (ovirt), directory (local)."""
+    """Options by name: vddkDirectory, vddkInitImage, vddkVolumeClaim (vsphere), ovirtClientTimeout (ovirt), directory
+    (local)."""
 
 
 class ProviderStatus(Status):
@@ -45,11 +46,6 @@ class Provider(Resource):
     KIND: ClassVar[Kind] = PROVIDER
     spec: ProviderSpec = Field(default_factory=_nothing)
     status: ProviderStatus = Field(default_factory=ProviderStatus)
-
-    @property
-    def vddk_directory(self) -> str:
-        """Where VMware's VDDK library is unpacked on this host; "" = not configured."""
-        return self.spec.settings.get("vddkDirectory", "")
 
     @property
     def directory(self) -> str:

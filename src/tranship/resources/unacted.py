@@ -32,6 +32,8 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.url",
             "spec.secret",
             "spec.settings.vddkDirectory",
+            "spec.settings.vddkInitImage",
+            "spec.settings.vddkVolumeClaim",
             "spec.settings.ovirtClientTimeout",
             "spec.settings.directory",
         }
@@ -59,6 +61,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.provider",
             "spec.map",
             "spec.targetNamespace",
+            "spec.transferNetwork",
             "spec.type",
             "spec.warm",
             "spec.targetPowerState",
@@ -68,6 +71,8 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.targetLabels",
             "spec.targetNodeSelector",
             "spec.targetAffinity",
+            "spec.enableNestedVirtualization",
+            "spec.vms[].enableNestedVirtualization",
             "spec.vms[].instanceType",
             "spec.precopy.interval",
             "spec.precopy.targetDowntime",
@@ -82,6 +87,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.vms[].targetPowerState",
             "spec.vms[].deleteVmOnFailMigration",
             "spec.vms[].rootDisk",
+            "spec.serviceAccount",
             "spec.pvcNameTemplate",
             "spec.pvcNameTemplateUseGenerateName",
             "spec.volumeNameTemplate",
@@ -101,6 +107,9 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.controller_filesystem_overhead",
             "spec.controller_block_overhead",
             "spec.controller_pvc_name_template",
+            "spec.controller_migration_service_account",
+            "spec.vddk_image",
+            "spec.controller_transfer_network",
         }
     ),
 }
@@ -109,11 +118,9 @@ ACTED: Mapping[Kind, frozenset[str]] = {
 _NO_POD = "guest conversion does not run in a pod of its own"
 _SHARED = "shared disks are moved like any other"
 _LUN = "raw device mappings are not attached as LUNs"
-_NESTED = "nested virtualization is left as the target has it"
 
 NOTES: Mapping[Kind, Mapping[str, str]] = {
     meta.PROVIDER: {
-        "spec.settings.vddkInitImage": "the VDDK library is read from settings.vddkDirectory, not from an image",
         "spec.settings.sdkEndpoint": "what answers at the address, vCenter or ESXi, is found out by asking it",
         "spec.settings.useVddkAioOptimization": "the buffers of VDDK are left as they are",
         "spec.settings.vddkConfig": "VDDK's own configuration is left as it is",
@@ -125,8 +132,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.map[].offloadPlugin": "copies are not offloaded to the storage: the disk is copied over the network",
     },
     meta.PLAN: {
-        "spec.serviceAccount": "no pods are started for the migration",
-        "spec.transferNetwork": "disks travel over the default route",
         "spec.preserveStaticIPs": "addresses inside the guest are left as they are",
         "spec.preserveClusterCpuModel": "the target's default CPU model is used",
         "spec.convertorLabels": _NO_POD,
@@ -140,7 +145,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.rdmAsLun": _LUN,
         "spec.scsiReservation": _LUN,
         "spec.installLegacyDrivers": "drivers are chosen by the guest's system",
-        "spec.enableNestedVirtualization": _NESTED,
         "spec.xfsCompatibility": "there is one way to convert a guest, whatever its file system",
         "spec.runPreflightInspection": "guests are not inspected before they move",
         "spec.tagMapping": "tags of the source are not carried over",
@@ -149,7 +153,6 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
         "spec.precopy": "tranship knows no such option of precopies",
         "spec.shutdown": "tranship knows no such option of the shutdown",
         "spec.vms[].migrateSharedDisks": _SHARED,
-        "spec.vms[].enableNestedVirtualization": _NESTED,
         "spec.vms[].rdmAsLun": _LUN,
         "spec.vms[].scsiReservation": _LUN,
     },

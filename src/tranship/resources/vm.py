@@ -123,6 +123,8 @@ class LedgerEntry(Model):
     name: Annotated[str, ALWAYS] = ""
     side: Annotated[str, ALWAYS] = ""
     """source or target."""
+    uid: str = ""
+    """Of the object on a cluster, from when it was first seen; only that object is ever removed."""
 
 
 class StoryEntry(Model):

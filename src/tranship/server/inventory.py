@@ -1,7 +1,7 @@
 """The inventory REST, read only, with Forklift's paths: what a provider has.
 
 Called by the application; the estates come from whoever follows the providers. Items are the inventory's dataclasses as
-JSON (sizes in bytes) with a selfLink.
+JSON (sizes in bytes) with a selfLink. A cluster has collections of its own besides.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tranship.inventory.estate import Estate
+from tranship.inventory.estate import Estate, Thing
 from tranship.resources.meta import PROVIDER
+from tranship.resources.provider import OPENSHIFT
 from tranship.server.answers import Json, bad_request, status_of
 from tranship.store.base import Store
 
 Object = dict[str, Any]
 Inventory = Callable[[str], Estate | None]
 COLLECTIONS = ("vms", "networks", "datastores", "hosts")
+OF_CLUSTERS = (
+    "namespaces",
+    "storageclasses",
+    "networkattachmentdefinitions",
+    "instancetypes",
+    "clusterinstancetypes",
+)
 
 
 class InventoryApi:
@@ -57,7 +65,11 @@ class InventoryApi:
         if isinstance(items, Response):
             return items
         name = request.query_params.get("name")
-        shown = [_shown(provider, request, item) for item in items.values() if name in (None, item.name)]
+        namespace = request.query_params.get("namespace")
+        fitting = [
+            item for item in items.values() if name in (None, item.name) and namespace in (None, _namespace(item))
+        ]
+        shown = [_shown(provider, request, item) for item in fitting]
         offset, limit = _number(request, "offset") or 0, _number(request, "limit")
         return Json(shown[offset : None if limit is None else offset + limit])
 
@@ -66,9 +78,10 @@ class InventoryApi:
         if isinstance(items, Response):
             return items
         id = request.path_params["id"]
-        if id not in items:
+        found = items.get(id) or next((one for one in items.values() if getattr(one, "uid", "") == id), None)
+        if found is None:
             raise HTTPException(404, f"{request.path_params['collection']}: {id!r} was not found")
-        return Json(_shown(provider, request, items[id]))
+        return Json(_shown(provider, request, found))
 
     async def _all(self) -> list[Object]:
         found = (await self._store.list(PROVIDER)).items
@@ -85,14 +98,14 @@ class InventoryApi:
         """The collection by id; 206, as Forklift answers, while the inventory is not loaded."""
         provider = await self._find(request)
         collection = request.path_params["collection"]
-        if collection not in COLLECTIONS:
-            raise HTTPException(404, f"there is no collection {collection!r}, only {', '.join(COLLECTIONS)}")
+        known = COLLECTIONS + (OF_CLUSTERS if provider["type"] == OPENSHIFT else ())
+        if collection not in known:
+            raise HTTPException(404, f"there is no collection {collection!r}, only {', '.join(known)}")
         estate = self._inventory(provider["uid"])
         if estate is None:
             waiting = HTTPException(503, f"the inventory of provider {provider['name']!r} is not loaded yet")
             return provider, Json(status_of(waiting) | {"code": 206}, 206)
-        items: Mapping[str, Any] = getattr(estate, collection)
-        return provider, items
+        return provider, _collection(estate, collection)
 
     def _describe(self, provider: Mapping[str, Any]) -> Object:
         meta, type = provider["metadata"], provider.get("spec", {}).get("type", "")
@@ -107,7 +120,8 @@ class InventoryApi:
         }
         estate = self._inventory(meta["uid"])
         if estate is not None:
-            counts = {f"{collection[:-1]}Count": len(getattr(estate, collection)) for collection in COLLECTIONS}
+            every = (*COLLECTIONS, *estate.others)
+            counts = {f"{_one(collection)}Count": len(_collection(estate, collection)) for collection in every}
             described |= {**counts, "revision": estate.version}
         return described
 
@@ -115,7 +129,22 @@ class InventoryApi:
 def _shown(provider: Mapping[str, Any], request: Request, item: Any) -> Object:
     link = f"{provider['selfLink']}/{request.path_params['collection']}/{item.id}"
     # enc_hook: a provider's own traits may hold what JSON does not know
-    return {**msgspec.to_builtins(item, enc_hook=str), "selfLink": link}
+    shown: Object = msgspec.to_builtins(item, enc_hook=str)
+    return {**(shown.pop("facts") if isinstance(item, Thing) else {}), **shown, "selfLink": link}
+
+
+def _collection(estate: Estate, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(estate, name) if name in COLLECTIONS else estate.others.get(name, {})
+    return found
+
+
+def _one(collection: str) -> str:
+    return collection.removesuffix("es") if collection.endswith("sses") else collection.removesuffix("s")
+
+
+def _namespace(item: Any) -> str:
+    """Of what is in one: its path is namespace/name."""
+    return str(getattr(item, "namespace", "") or item.path.rpartition("/")[0])
 
 
 def _number(request: Request, name: str) -> int | None:

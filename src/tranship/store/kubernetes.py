@@ -44,10 +44,13 @@ class KubernetesStore:
         namespace: str | None = None,
         *,
         labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
         limit: int = 0,
         cont: str = "",
     ) -> Listing:
+        """fields: as the API server knows them for the kind; metadata.name is one for every kind."""
         query = {"limit": limit or None, "continue": cont or None, "labelSelector": _selector(labels)}
+        query["fieldSelector"] = _selector(fields)
         page = await self._call("GET", kind, namespace or "", query=query)
         meta = page["metadata"]
         items = [_told(kind, item) for item in page.get("items") or ()]

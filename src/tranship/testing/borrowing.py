@@ -13,7 +13,7 @@ class Borrowed:
     """handles: all that the source wanted to be remembered, the last one counts."""
 
     disks: Mapping[str, Reading] = field(default_factory=dict)
-    handles: list[str] = field(default_factory=list)
+    handles: list[str] = field(default_factory=list, repr=False)
 
     @property
     def handle(self) -> str:

@@ -59,6 +59,9 @@ class World:
     faults: dict[str, list[TranshipError]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     lag: int = 0
+    uids: dict[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # of the target's things; others may put theirs there
     _failed: dict[str, TranshipError] = field(default_factory=dict)
     _history: list[tuple[SourceSeen, TargetSeen]] = field(default_factory=list)
 
@@ -75,7 +78,7 @@ class World:
             tools_running=self.tools,
             checkpoints=tuple(sorted(self.checkpoints)),
         )
-        self._history.append((source, TargetSeen(frozenset(self.disks), self.machine)))
+        self._history.append((source, TargetSeen(frozenset(self.disks), self.machine, uids=dict(self.uids))))
         source, target = self._history[max(len(self._history) - 1 - self.lag, 0)]
         failed, self._failed = self._failed, {}
         return Seen(
@@ -165,7 +168,10 @@ class World:
             self.counts[f"power {power.value}"] = self.counts.get(f"power {power.value}", 0) + 1
 
     def _CreateDisks(self, ask: asks.CreateDisks) -> None:
-        self.disks |= self.policy.disks.keys()
+        for disk, name in zip(self.policy.disks, self.policy.disk_names, strict=True):
+            if disk not in self.disks:
+                self.disks.add(disk)
+                self.uids["disk", name] = f"claim-{name}-{self.counts['CreateDisks']}"
 
     def _StartCopies(self, ask: asks.StartCopies) -> None:
         ids = {one.id for one in self.snapshots.values()} | self.checkpoints
@@ -190,6 +196,7 @@ class World:
     def _CreateMachine(self, ask: asks.CreateMachine) -> None:
         if self.machine is MachineState.ABSENT:
             self.machine = MachineState.OFF
+            self.uids["machine", ask.name] = "machine-1"
             self.counts["machines"] = self.counts.get("machines", 0) + 1
 
     def _StartMachine(self, ask: asks.StartMachine) -> None:
@@ -200,10 +207,16 @@ class World:
         self.machine = MachineState.OFF
 
     def _DeleteMachine(self, ask: asks.DeleteMachine) -> None:
-        self.machine = MachineState.ABSENT
+        if ask.uid == self.uids.get(("machine", self.policy.machine)):
+            self.machine = MachineState.ABSENT
+            del self.uids["machine", self.policy.machine]
 
     def _DeleteDisks(self, ask: asks.DeleteDisks) -> None:
-        self.disks.clear()
+        names = dict(zip(self.policy.disks, self.policy.disk_names, strict=True))
+        for disk, uid in ask.made.items():
+            if self.uids.get(("disk", names[disk])) == uid:
+                self.disks.discard(disk)
+                del self.uids["disk", names[disk]]
 
 
 class Killed(BaseException):

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from tranship.errors import Busy, Side, TimedOut
 from tranship.transfer.address import DiskAddress, Extent
 from tranship.transfer.extents import merge
 from tranship.transfer.journal import sync_folder
+from tranship.transfer.library import environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ def probe(source: DiskAddress, size: int = 0, timeout: float = 60.0) -> Probed:
     argv = [sys.executable, "-m", "tranship.transfer.mover", "--probe"]
     try:
         done = subprocess.run(
-            argv, input=question, capture_output=True, text=True, timeout=timeout, env=_environment(source)
+            argv, input=question, capture_output=True, text=True, timeout=timeout, env=environment(source, os.environ)
         )
         return Probed(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
@@ -276,22 +276,13 @@ def _spawn(folder: Path, source: DiskAddress, locks: tuple[int, ...]) -> int:
             stdout=log,
             stderr=log,
             cwd="/",
-            env=_environment(source),
+            env=environment(source, os.environ),
             pass_fds=locks,
             start_new_session=True,
         )
     finally:
         os.close(log)
     return child.pid
-
-
-def _environment(source: DiskAddress) -> dict[str, str]:
-    """VDDK brings libraries of its own, and finds them only this way."""
-    environment = dict(os.environ)
-    libdir = parse_qs(urlsplit(source.url).query).get("libdir")
-    if source.url.startswith("vddk:") and libdir:
-        environment["LD_LIBRARY_PATH"] = f"{libdir[0]}/lib64:{libdir[0]}"
-    return environment
 
 
 def _write_job(folder: Path, job: Job) -> None:

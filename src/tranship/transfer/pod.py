@@ -4,11 +4,12 @@
     /journal   a mounted ConfigMap: journal, what earlier pods of this disk had finished
     /work      memory: the mover's folder; goes with the pod
     /disk      the volume: a folder for disk.img, or the block device itself
+    /vddk      where the source is read by VMware's library: that, from an image or a claim
 
 The pod has no access to the cluster that it runs in. What it knows it says: each second one line on its standard output, the
 report and the journal so far; at the end the report once more, as the container's termination message. The controller reads
 both. So the journal that the next pod finds is that of a second or two before this one died, and it names only what was read
-back.
+back. A line comes at least every HEARTBEAT seconds: a pod that is silent for much longer hangs.
 """
 
 import json
@@ -25,18 +26,22 @@ from typing import Any
 
 from tranship.errors import CopyFailed, Refused, Side, TranshipError
 from tranship.transfer import channel
+from tranship.transfer.address import DiskAddress
 from tranship.transfer.channel import Report, State
 from tranship.transfer.journal import remembered, restore
+from tranship.transfer.library import environment
 from tranship.transfer.mover import FAILED, STOPPED, failure
 
 IMAGE = "disk.img"
 MODE = 0o660  # of disk.img: KubeVirt's QEMU runs as the same user and group
 STALLED = 900.0  # seconds without a byte, after which a mover is believed to hang
+HEARTBEAT = 20.0
 
 
 def main(root: Path) -> int:
     """The container's exit code: 0 done; 1 failed, another pod would fail too; anything else: try again."""
     folder = root / "work" / "round"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # the first process of a container ignores it otherwise
     try:
         _prepare(root, folder)
         code = _watch(folder)
@@ -84,18 +89,22 @@ def _target(disk: Path) -> tuple[Path, bool]:
 
 def _watch(folder: Path) -> int:
     """Run the mover and tell of it until it ends. Its exit code."""
-    mover = subprocess.Popen([sys.executable, "-m", "tranship.transfer.mover", str(folder)], stdout=sys.stderr)
+    source = DiskAddress(json.loads((folder / "job.json").read_bytes())["source"]["url"])
+    argv = [sys.executable, "-m", "tranship.transfer.mover", str(folder)]
+    mover = subprocess.Popen(argv, stdout=sys.stderr, env=environment(source, os.environ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mover.terminate())
-    last, since = Report(State.ABSENT), time.monotonic()
+    last = Report(State.ABSENT)
+    since = said = time.monotonic()
     while True:
         try:
             return mover.wait(1.0)
         except subprocess.TimeoutExpired:
             pass
         report = channel.look(folder)
-        if report != last:
+        if report != last or time.monotonic() - said > HEARTBEAT:
             _say(folder, report)
+            said = time.monotonic()
         if _marks(report) != _marks(last):
             since = time.monotonic()
         elif time.monotonic() - since > STALLED:
@@ -112,7 +121,8 @@ def _marks(report: Report) -> tuple[object, ...]:
 
 
 def _say(folder: Path, report: Report) -> None:
-    print(json.dumps({**_short(report), "journal": remembered(folder.with_name("state") / "journal")}), flush=True)
+    journal = remembered(folder.with_name("state") / "journal")
+    print(json.dumps({"at": round(time.time(), 1), **_short(report), "journal": journal}), flush=True)
 
 
 def _short(report: Report) -> dict[str, Any]:

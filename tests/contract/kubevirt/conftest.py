@@ -1,4 +1,6 @@
-"""A genuine API server that knows KubeVirt's kinds by their genuine schemas, kubectl as a second opinion, and namespaces."""
+"""A genuine API server that knows KubeVirt's kinds by their genuine schemas, kubectl as a second opinion, and namespaces.
+
+The target's account has the rights of deploy/'s ClusterRole tranship-target and no others: what passes here needs no more."""
 
 import json
 import runpy
@@ -16,6 +18,7 @@ from tranship.providers.kubevirt.connect import connection
 from tranship.providers.kubevirt.target import KubevirtTarget
 
 CONTROL_PLANE = Path(__file__).parents[2] / "cluster" / "control_plane.py"
+RIGHTS = Path(__file__).parents[3] / "src" / "tranship" / "deploy" / "base" / "rights.yaml"
 MIB = 1 << 20
 Object = dict[str, Any]
 
@@ -73,11 +76,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made = Cluster(plane)
         plane.serve(definitions())
         made.kubectl("create", "namespace", "accounts")
-        made.kubectl("create", "serviceaccount", "admin", "-n", "accounts")
+        made.kubectl("create", "serviceaccount", "mover", "-n", "accounts")
         made.kubectl("create", "serviceaccount", "nobody", "-n", "accounts")
-        made.kubectl(
-            "create", "clusterrolebinding", "a", "--clusterrole=cluster-admin", "--serviceaccount=accounts:admin"
-        )
+        made.kubectl("apply", "-f", str(RIGHTS), "-l", "tranship.io/part=target")
+        binding = ["clusterrolebinding", "mover", "--clusterrole=tranship-target", "--serviceaccount=accounts:mover"]
+        made.kubectl("create", *binding)
         for name in ("plain", "ceph"):
             late = {"provisioner": "example.com/none", "volumeBindingMode": "WaitForFirstConsumer"}
             made.make({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}, **late})
@@ -88,9 +91,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def connect(cluster: Cluster) -> Callable[..., KubevirtTarget]:
-    """connect(account="admin"): a target with that account's token."""
+    """connect(account="mover"): a target with that account's token."""
 
-    def target(account: str = "admin") -> KubevirtTarget:
+    def target(account: str = "mover") -> KubevirtTarget:
         secret = {"token": cluster.token(account, "accounts") + "\n", "cacert": cluster.ca}
         return KubevirtTarget(connection(cluster.url, secret))
 

@@ -91,6 +91,25 @@ def test_a_job_is_accepted_strictly_and_gets_its_pod(
     assert only(cluster, "job", order.namespace)["metadata"]["uid"] == job["metadata"]["uid"]
 
 
+def test_the_pods_account_is_the_plans(
+    cluster: Cluster, target: KubevirtTarget, order: MachineOrder, movers: Movers, start: Callable[..., None]
+) -> None:
+    """What policies of the cluster allow it; one that is not there is told."""
+    start()
+    cluster.until(lambda: cluster.names("pod", order.namespace))
+    assert only(cluster, "pod", order.namespace)["spec"]["serviceAccountName"] == "default"
+    movers.stop(DISK, 1)
+    theirs = target.movers(replace(order, service_account="moving"), Path("/nowhere"))
+    address = target.address(order, DISK)
+    theirs.start(DISK, 2, source=READING, target=address, size=10 << 20, point="2/s/", verify=True)
+    cluster.until(lambda: 'serviceaccount "moving" not found' in theirs.look(DISK, 2).message)
+    cluster.kubectl("create", "serviceaccount", "moving", "-n", order.namespace)
+    cluster.until(lambda: cluster.names("pod", order.namespace), 90)  # the Job's controller tries again by and by
+    pod = only(cluster, "pod", order.namespace)
+    assert pod["spec"]["serviceAccountName"] == "moving"
+    assert not [one for one in pod["spec"]["volumes"] if "projected" in one]
+
+
 def test_stopped_nothing_of_it_is_left_but_the_memory(
     cluster: Cluster, order: MachineOrder, movers: Movers, start: Callable[..., None]
 ) -> None:

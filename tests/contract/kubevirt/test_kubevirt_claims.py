@@ -90,7 +90,8 @@ def test_somebody_elses_is_refused_and_kept(
             call(order)
         assert raised.value.suggestion or isinstance(raised.value, NotFound)
     assert cluster.names(KIND, order.namespace) == ["web-disk-1"]  # what is refused is seen before anything is made
-    target.delete_disks(order, ["2000", "2001"])
+    assert target.observe(order).uids == {}
+    target.delete_disks(order, {"2001": theirs["metadata"]["uid"]})
     assert cluster.read(KIND, "web-disk-1", order.namespace) == theirs
 
 
@@ -104,18 +105,18 @@ def test_a_claim_that_is_too_small_is_no_disk(target: KubevirtTarget, order: Mac
 
 def test_only_the_wanted_disks_go(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
     target.create_disks(order)
-    target.delete_disks(order, ["2000"])
+    target.delete_disks(order, made(target, order, "2000"))
     cluster.until(lambda: cluster.names(KIND, order.namespace) == ["web-disk-1"])
-    target.delete_disks(order, ["2000", "2001"])
+    target.delete_disks(order, made(target, order, "2000", "2001"))
     cluster.until(lambda: cluster.names(KIND, order.namespace) == [])
-    target.delete_disks(order, ["2000", "2001"])
+    target.delete_disks(order, made(target, order, "2000", "2001"))
 
 
 def test_a_claim_that_is_going_is_not_used(cluster: Any, target: KubevirtTarget, order: MachineOrder) -> None:
     target.create_disks(order)
     hold = '{"metadata": {"finalizers": ["example.com/hold"]}}'
     cluster.kubectl("patch", "pvc", "web-disk-0", "-n", order.namespace, "--type=merge", "-p", hold)
-    target.delete_disks(order, ["2000"])
+    target.delete_disks(order, made(target, order, "2000"))
     assert target.observe(order).disks == frozenset({"2001"})
     with pytest.raises(Busy):
         target.create_disks(order)
@@ -130,13 +131,14 @@ def test_a_claim_that_is_going_is_not_used(cluster: Any, target: KubevirtTarget,
 def test_one_that_took_the_name_meanwhile_stays(
     cluster: Any, target: KubevirtTarget, order: MachineOrder, claim_of_others: Callable[..., Any]
 ) -> None:
-    """A deletion is of what was looked at, not of a name."""
+    """A deletion is of what was looked at, not of a name, and of what the ledger knows, whatever marks another one bears."""
     target.create_disks(order)
     looked_at = target._api.get(CLAIM, "web-disk-0", order.namespace)
-    target.delete_disks(order, ["2000"])
+    target.delete_disks(order, made(target, order, "2000"))
     cluster.until(lambda: "web-disk-0" not in cluster.names(KIND, order.namespace))
     theirs = claim_of_others("web-disk-0", looked_at["metadata"]["annotations"])
     target._api.delete(CLAIM, looked_at)
+    target.delete_disks(order, {"2000": looked_at["metadata"]["uid"]})
     assert cluster.read(KIND, "web-disk-0", order.namespace)["metadata"]["uid"] == theirs["metadata"]["uid"]
 
 
@@ -162,6 +164,12 @@ def test_a_missing_right_is_named(order: MachineOrder, connect: Callable[..., Ku
     with pytest.raises(Denied, match="storageclasses") as raised:
         connect("nobody").create_disks(order)
     assert "list" in str(raised.value)
+
+
+def made(target: KubevirtTarget, order: MachineOrder, *disks: str) -> dict[str, str]:
+    """Of the disks that are there and ours, the uids: what a ledger has noted."""
+    uids, names = target.observe(order).uids, {disk.source: disk.name for disk in order.disks}
+    return {disk: uids[place] for disk in disks if (place := ("disk", names[disk])) in uids}
 
 
 def give_quota(cluster: Any, namespace: str, hard: dict[str, str]) -> None:

@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tranship.cluster.kubeconfig import Access, from_kubeconfig
 from tranship.controllers.manager import Key
 from tranship.controllers.providers import ProviderController
 from tranship.errors import AuthFailed, Denied, Invalid, TranshipError, Unreachable, Untrusted
 from tranship.lab.certificates import make_identity
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import MachineOrder, NicOrder
+from tranship.providers.kubevirt.access import missing
 from tranship.providers.kubevirt.connect import connection, own_cluster
 from tranship.providers.kubevirt.target import KubevirtTarget
 from tranship.resources.meta import PROVIDER, SECRET
@@ -55,7 +57,7 @@ def test_missing_rights_are_listed(connect: Callable[..., KubevirtTarget], clust
 def test_who_is_not_let_in(cluster: Any, tmp_path: Path, change: dict[str, str], error: type[TranshipError]) -> None:
     if change.get("cacert") == "another":
         change = {"cacert": make_identity(tmp_path).ca_pem}
-    secret = {"token": cluster.token("admin", "accounts"), "cacert": cluster.ca} | change
+    secret = {"token": cluster.token("mover", "accounts"), "cacert": cluster.ca} | change
     with pytest.raises(error) as raised:
         KubevirtTarget(connection(cluster.url, secret)).identify()
     assert raised.value.suggestion
@@ -83,12 +85,25 @@ def test_the_cluster_that_a_pod_runs_in(cluster: Any, tmp_path: Path) -> None:
     target = KubevirtTarget(lambda: own_cluster(tmp_path, told))
     with pytest.raises(AuthFailed):
         target.identify()
-    (tmp_path / "token").write_text(cluster.token("admin", "accounts"))
+    (tmp_path / "token").write_text(cluster.token("mover", "accounts"))
     assert target.identify().product == "Kubernetes with KubeVirt"
     with pytest.raises(Invalid, match=r"spec\.url"):
         KubevirtTarget(lambda: own_cluster(tmp_path / "none", told)).identify()
     with pytest.raises(Invalid, match="KUBERNETES_SERVICE_HOST"):
         KubevirtTarget(lambda: own_cluster(tmp_path, {})).identify()
+
+
+def test_the_cluster_whose_objects_the_controllers_work_on(cluster: Any, tmp_path: Path) -> None:
+    """Outside of any pod: an empty address is the very cluster that the kubeconfig leads to, with the kubeconfig's rights."""
+    access = from_kubeconfig(cluster.plane.kubeconfig)
+    target = KubevirtTarget(connection("", {}, access))
+    assert target.identify().uuid == cluster.read("namespace", "kube-system")["metadata"]["uid"]
+    assert not target.identify().insecure
+    conditions, phase = look(tmp_path, {"type": "openshift", "url": "", "secret": {}}, own=access)
+    assert phase == "Ready", conditions
+    conditions, phase = look(tmp_path, {"type": "openshift", "url": "", "secret": {}})
+    assert phase == "ConnectionFailed"
+    assert "--kubeconfig" in conditions["UrlNotValid"].suggestion
 
 
 def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], order: MachineOrder) -> None:
@@ -103,7 +118,71 @@ def test_what_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], ord
     assert {"plain", "ceph"} <= estate.datastores.keys()
     assert estate.networks["pod"].kind == "pod"
     assert estate.networks[f"{order.namespace}/br0"].name == "br0"
-    assert estate.vms[f"{order.namespace}/web.01"].traits["owner"] == order.owner
+    there = estate.vms[f"{order.namespace}/web.01"]
+    assert there.traits["owner"] == order.owner
+    assert (there.cpus, there.memory, [nic.mac for nic in there.nics]) == (2, 64 << 20, ["00:50:56:aa:bb:01"])
+
+
+def test_what_else_is_there(cluster: Any, connect: Callable[..., KubevirtTarget], namespace: str) -> None:
+    mark = "storageclass.kubevirt.io/is-default-virt-class=true"
+    cluster.kubectl("annotate", "storageclass", "ceph", mark, "--overwrite")
+    cluster.kubectl(
+        "annotate", "storageclass", "plain", "storageclass.kubernetes.io/is-default-class=true", "--overwrite"
+    )
+    profile = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "StorageProfile",
+        "metadata": {"name": "ceph"},
+        "spec": {},
+    }
+    cluster.make(profile)
+    sets = [{"accessModes": ["ReadWriteMany", "ReadWriteOnce"], "volumeMode": "Block"}]
+    cluster.status("storageprofile", "ceph", "", {"claimPropertySets": sets})
+    types = "instancetype.kubevirt.io/v1beta1"
+    spec = {"cpu": {"guest": 2}, "memory": {"guest": "4Gi"}}
+    own = {"name": "own", "namespace": namespace}
+    cluster.make({"apiVersion": types, "kind": "VirtualMachineInstancetype", "metadata": own, "spec": spec})
+    cluster.make(
+        {"apiVersion": types, "kind": "VirtualMachineClusterInstancetype", "metadata": {"name": "u1"}, "spec": spec}
+    )
+    try:
+        others = connect().estate().others
+    finally:
+        cluster.kubectl("delete", "storageprofile/ceph", "virtualmachineclusterinstancetype/u1")
+        cluster.kubectl("annotate", "storageclass", "plain", "storageclass.kubernetes.io/is-default-class-")
+    assert {namespace, "kube-system"} <= others["namespaces"].keys()
+    assert "managedFields" not in others["namespaces"][namespace].object["metadata"]
+    ceph, plain = (others["storageclasses"][name].facts for name in ("ceph", "plain"))
+    assert ceph == {
+        "default": False,
+        "defaultForVirtualization": True,
+        "accessMode": "ReadWriteMany",
+        "volumeMode": "Block",
+        "bindsLate": True,
+        "profile": ["ReadWriteMany/Block", "ReadWriteOnce/Block"],
+    }
+    assert (plain["default"], plain["accessMode"], plain["volumeMode"]) == (True, "ReadWriteOnce", "Filesystem")
+    assert others["instancetypes"][f"{namespace}/own"].facts == {"cpus": 2, "memory": "4Gi"}
+    assert others["clusterinstancetypes"]["u1"].namespace == ""
+
+
+def test_what_may_not_be_listed_is_left_out(cluster: Any, connect: Callable[..., KubevirtTarget]) -> None:
+    account = "without"
+    cluster.kubectl("create", "serviceaccount", account, "-n", "accounts")
+    needed = (
+        "storageclasses.storage.k8s.io,virtualmachines.kubevirt.io,storageprofiles.cdi.kubevirt.io,cdiconfigs.cdi.kubevirt.io,"
+        "network-attachment-definitions.k8s.cni.cncf.io"
+    )
+    cluster.kubectl("create", "clusterrole", account, "--verb=list,get", f"--resource={needed}")
+    cluster.kubectl(
+        "create", "clusterrolebinding", account, f"--clusterrole={account}", f"--serviceaccount=accounts:{account}"
+    )
+    target = connect(account)
+    estate = target.estate()
+    assert estate.others["namespaces"] == estate.others["instancetypes"] == {}
+    assert "plain" in estate.datastores
+    lacking = missing(target._api)
+    assert {"list namespaces", "list virtualmachineinstancetypes.instancetype.kubevirt.io"} <= set(lacking)
 
 
 # --- what would fail is said before -------------------------------------------------------------------------------------
@@ -204,30 +283,32 @@ def test_missing_rights_stop_the_check(connect: Callable[..., KubevirtTarget], o
 # --- as a provider ------------------------------------------------------------------------------------------------------
 
 
+def look(folder: Path, spec: dict[str, Any], secret: dict[str, str] | None = None, own: Access | None = None) -> Any:
+    """The provider's conditions and phase after one look."""
+
+    async def run() -> Any:
+        store = MemoryStore()
+        controller = ProviderController(store, folder, print, print, own)
+        meta = {"name": "cluster", "namespace": "default"}
+        if secret is not None:
+            await store.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": secret})
+        await store.create(PROVIDER, {"apiVersion": API, "kind": "Provider", "metadata": meta, "spec": spec})
+        await controller.reconcile(Key("default", "cluster"))
+        read = Provider.read(await store.get(PROVIDER, "default", "cluster"))
+        controller.close()
+        return {one.type: one for one in read.status.conditions}, read.status.phase
+
+    return asyncio.run(run())
+
+
 @pytest.fixture
 def provider_of(cluster: Any, tmp_path: Path) -> Callable[..., Any]:
-    def run(secret: dict[str, str]) -> Any:
-        """The provider's conditions and phase after one look."""
-
-        async def look() -> Any:
-            store = MemoryStore()
-            controller = ProviderController(store, tmp_path, print, print)
-            meta = {"name": "cluster", "namespace": "default"}
-            await store.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": secret})
-            spec = {"type": "openshift", "url": cluster.url, "secret": {"name": "cluster"}}
-            await store.create(PROVIDER, {"apiVersion": API, "kind": "Provider", "metadata": meta, "spec": spec})
-            await controller.reconcile(Key("default", "cluster"))
-            read = Provider.read(await store.get(PROVIDER, "default", "cluster"))
-            controller.close()
-            return {one.type: one for one in read.status.conditions}, read.status.phase
-
-        return asyncio.run(look())
-
-    return run
+    spec = {"type": "openshift", "url": cluster.url, "secret": {"name": "cluster"}}
+    return lambda secret: look(tmp_path, spec, secret)
 
 
 def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any]) -> None:
-    conditions, phase = provider_of({"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca})
+    conditions, phase = provider_of({"token": cluster.token("mover", "accounts"), "ca.crt": cluster.ca})
     assert phase == "Ready"
     assert "Kubernetes with KubeVirt" in conditions["ConnectionTestSucceeded"].message
     assert "InventoryCreated" in conditions
@@ -235,12 +316,19 @@ def test_a_provider_becomes_ready(cluster: Any, provider_of: Callable[..., Any])
 
 @pytest.mark.parametrize(
     ("secret", "type"),
-    [({"token": "wrong"}, "ConnectionAuthFailed"), ({}, "SecretNotValid"), ({"ca.crt": ""}, "ConnectionTestFailed")],
+    [
+        ({"token": "wrong"}, "ConnectionAuthFailed"),
+        ({}, "SecretNotValid"),
+        ({"ca.crt": ""}, "ConnectionTestFailed"),
+        ({"ca.crt": "another"}, "ConnectionTestFailed"),
+    ],
 )
 def test_a_provider_says_what_is_wrong(
-    cluster: Any, provider_of: Callable[..., Any], secret: dict[str, str], type: str
+    cluster: Any, provider_of: Callable[..., Any], tmp_path: Path, secret: dict[str, str], type: str
 ) -> None:
-    good = {"token": cluster.token("admin", "accounts"), "ca.crt": cluster.ca}
+    if secret.get("ca.crt") == "another":
+        secret = {"ca.crt": make_identity(tmp_path / "another").ca_pem}
+    good = {"token": cluster.token("mover", "accounts"), "ca.crt": cluster.ca}
     conditions, phase = provider_of(good | secret if secret else {"ca.crt": cluster.ca})
     assert phase == "ConnectionFailed"
     assert conditions[type].suggestion

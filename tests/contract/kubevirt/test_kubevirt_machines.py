@@ -30,6 +30,8 @@ def test_every_machine_passes_the_genuine_schema(cluster: Any, order: MachineOrd
     nics = (
         NicOrder(mac="00:50:56:aa:bb:01", kind="pod", name="net-0"),
         NicOrder(mac="", kind="multus", network="br0", namespace="nets", model="e1000e", name="net-1"),
+        NicOrder(mac="", kind="multus", network="br1", name="net-2", up=False, pci="0000:0b:00.0"),
+        NicOrder(mac="", kind="multus", network="vf", name="net-3", pass_through=True),
     )
     terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
@@ -47,7 +49,11 @@ def test_every_machine_passes_the_genuine_schema(cluster: Any, order: MachineOrd
             serial="VMware-42 0f" if special else "",
             node_selector={"zone": "a"} if special else {},
             affinity={"nodeAffinity": required} if special else {},
-            instance_type="u1.small" if special else "",
+            instance_type="u1.small" if special and start else "",
+            threads=2 if special else 1,
+            dedicated_cpus=special,
+            nested=special or None,
+            timezone="Europe/Berlin" if special else "",
         )
         strictly(cluster, virtual_machine(made))
 
@@ -100,6 +106,8 @@ def test_started_seen_running_stopped_and_removed(cluster: Any, target: Kubevirt
     target.start_machine(order)
     target.start_machine(order)
     machine = cluster.read(KIND, "web.01", namespace)
+    uid = machine["metadata"]["uid"]
+    assert target.observe(order).uids["machine", "web.01"] == uid
     assert machine["spec"]["runStrategy"] == "Always"
     assert target.observe(order).machine is MachineState.STARTING
     meta = {"name": "web.01", "namespace": namespace}
@@ -110,17 +118,19 @@ def test_started_seen_running_stopped_and_removed(cluster: Any, target: Kubevirt
         cluster.status(INSTANCE, "web.01", namespace, {"phase": phase})
         assert target.observe(order).machine is state
     with pytest.raises(Busy):
-        target.delete_disks(order, ["2000"])
+        target.delete_disks(order, {"2000": "any"})
     target.stop_machine(order)
     assert cluster.read(KIND, "web.01", namespace)["spec"]["runStrategy"] == "Halted"
     assert target.observe(order).machine is MachineState.RUNNING  # until it is gone
     cluster.kubectl("delete", INSTANCE, "web.01", "-n", namespace)
     assert target.observe(order).machine is MachineState.OFF
-    target.delete_machine(order)
+    target.delete_machine(order, "another")
+    assert target.observe(order).machine is MachineState.OFF
+    target.delete_machine(order, uid)
     cluster.until(lambda: target.observe(order).machine is MachineState.ABSENT)
     assert target.observe(order).disks == frozenset({"2000", "2001"})  # they are not the machine's any more
     assert not cluster.read("pvc", "web-disk-0", namespace)["metadata"].get("ownerReferences")
-    target.delete_machine(order)
+    target.delete_machine(order, uid)
     target.stop_machine(order)
 
 
@@ -137,7 +147,7 @@ def test_somebody_elses_machine_is_left_alone(
         with pytest.raises(AlreadyExists, match=r"web\.01"):
             call(order)
     target.stop_machine(order)
-    target.delete_machine(order)
+    target.delete_machine(order, theirs["metadata"]["uid"])
     assert cluster.read(KIND, "web.01", order.namespace) == theirs
     assert not cluster.read("pvc", "web-disk-0", order.namespace)["metadata"].get("ownerReferences")
 

@@ -1,12 +1,17 @@
 """Sign-on: the token and its end, the wrong password, basic authentication, the CA that is handed out."""
 
 import base64
+import socket
 import time
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tranship.lab.ovirt import Engine
+
+from .conftest import Client
 
 
 def test_a_token_is_given_for_the_password(client: Any) -> None:
@@ -64,3 +69,17 @@ def test_logout_ends_the_token(client: Any) -> None:
 def test_the_ca_is_for_everybody(client: Any) -> None:
     query = {"resource": "ca-certificate", "format": "X509-PEM-CA"}
     assert client.http.get("/services/pki-resource", params=query).text == client.engine.ca_pem
+
+
+def test_called_by_another_address(tmp_path: Path) -> None:
+    """Engine and daemon listen there and nowhere else, and their certificate says so."""
+    with Engine(tmp_path, host="127.0.0.2") as engine:
+        vm = engine.add_vm("elsewhere", [b"x" * 4096])
+        client = Client(engine)
+        transfer = client.transfer({"direction": "download", "format": "raw", "disk": {"id": vm.disks[0].id}})
+        assert urlsplit(engine.url).hostname == urlsplit(transfer["transfer_url"]).hostname == "127.0.0.2"
+        assert client.read(transfer) == b"x" * 4096
+        for port in (engine.port, urlsplit(transfer["transfer_url"]).port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 5)
+        assert client.end(transfer) == "finished_success"

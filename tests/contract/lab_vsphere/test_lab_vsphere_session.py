@@ -120,6 +120,31 @@ def test_terminate_session_cuts_a_wait_short(center: VCenter, client: Any, conne
         client.content.sessionManager.TerminateSession([mine])
 
 
+def test_a_clone_ticket_is_good_once(center: VCenter, client: Any, connect: Any) -> None:
+    ticket = client.content.sessionManager.AcquireCloneTicket()
+    other = connect()
+    with pytest.raises(vim.fault.InvalidState):
+        other.content.sessionManager.CloneSession(client.content.sessionManager.AcquireCloneTicket())
+    other.content.sessionManager.Logout()
+    clone = other.content.sessionManager.CloneSession(ticket)
+    assert clone.userName == center.user and "pyvmomi" in clone.userAgent
+    assert clone.key != client.content.sessionManager.currentSession.key
+    client.content.sessionManager.Logout()
+    other.service.CurrentTime()
+    other.content.sessionManager.Logout()
+    with pytest.raises(vim.fault.InvalidLogin):
+        other.content.sessionManager.CloneSession(ticket)
+
+
+def test_a_clone_ticket_ends_with_its_session(connect: Any) -> None:
+    client, other = connect(), connect()
+    ticket = client.content.sessionManager.AcquireCloneTicket()
+    client.content.sessionManager.Logout()
+    other.content.sessionManager.Logout()
+    with pytest.raises(vim.fault.InvalidLogin):
+        other.content.sessionManager.CloneSession(ticket)
+
+
 def test_foreign_methods_and_garbage(center: VCenter, client: Any) -> None:
     with pytest.raises(vmodl.fault.NotSupported):
         client.content.rootFolder.CreateFolder("x")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tranship.cli import main
-from tranship.inventory.estate import Estate, Network
+from tranship.inventory.estate import Estate, Network, Thing
 from tranship.inventory.vm import VM, Disk, Power
 from tranship.resources.meta import ALL_KINDS, Kind, parse
 from tranship.server.app import make_app
@@ -22,6 +22,13 @@ DISK = Disk(key="2000", label="Hard disk 1", path="[ds] web/web.vmdk", datastore
 ESTATE = Estate(
     vms={"vm-1": VM(id="vm-1", name="web", power=Power.ON, cpus=2, memory=1 << 32, disks=(DISK,))},
     networks={"net-1": Network(id="net-1", name="VM Network")},
+    others={
+        "storageclasses": {
+            "fast": Thing(
+                id="fast", name="fast", path="fast", facts={"default": True, "profile": ["RWX/Block", "RWO/Block"]}
+            )
+        }
+    },
 )
 
 

@@ -167,6 +167,19 @@ def test_inventory(house: Any, tranship: Any, write: Any) -> None:
     assert tranship("get", "inventory", "vm", "none", "--provider", "vc").code == 2
 
 
+def test_inventory_of_a_cluster(house: Any, tranship: Any, write: Any) -> None:
+    spec = {"type": "openshift", "url": "", "secret": {}}
+    tranship("apply", "-f", write({"apiVersion": API, "kind": "Provider", "metadata": {"name": "host"}, "spec": spec}))
+    house.load_inventory(house.get(PROVIDER, "host")["metadata"]["uid"])
+    for name in ("storageclasses", "storageclass", "sc"):
+        rows = tranship("get", "inventory", name, "--provider", "host").out.splitlines()
+        assert [row.split() for row in rows] == [
+            ["ID", "NAME", "DEFAULT", "PROFILE"],
+            ["fast", "fast", "yes", "RWX/Block,", "RWO/Block"],
+        ]
+    assert tranship("get", "inventory", "namespaces", "--provider", "host").code == 0
+
+
 # --- start, cutover, cancel, archive, delete ---------------------------------------------------------------------------
 
 

@@ -73,6 +73,7 @@ def instance(phase: str) -> dict[str, Any]:
         (machine(None, running=True), None, S.STARTING),
         (machine(None, running=False), None, S.OFF),
         (machine(None), None, S.OFF),
+        ({**machine("Always"), "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, None, S.ABSENT),
     ],
 )
 def test_whether_a_machine_runs_or_may_come_up(vm: Any, vmi: Any, state: MachineState) -> None:

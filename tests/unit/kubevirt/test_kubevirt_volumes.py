@@ -14,6 +14,7 @@ from tranship.providers.kubevirt.volumes import (
     claim,
     claim_size,
     over_quota,
+    pod_over_quota,
     quantity,
 )
 
@@ -120,6 +121,10 @@ def test_quantities(text: str | int, number: int) -> None:
     assert quantity(text) == number
 
 
+def test_thousandths() -> None:
+    assert [quantity(text, 1000) for text in ("200m", "0.5", "2", "1e1", "1k")] == [200, 500, 2000, 10_000, 1_000_000]
+
+
 def test_what_is_no_quantity() -> None:
     with pytest.raises(Invalid):
         quantity("1Zi")
@@ -144,3 +149,27 @@ def test_quotas_count_all_claims_together() -> None:
         "slow.storageclass.storage.k8s.io/requests.storage": "0",
     }
     assert len(over_quota({"status": {"hard": named}}, claims)) == 1
+
+
+@pytest.mark.parametrize(
+    ("hard", "used", "found"),
+    [
+        ({"pods": "2"}, {"pods": "1"}, None),
+        ({"pods": "2"}, {"pods": "2"}, False),
+        ({"count/pods": "0"}, {}, True),
+        ({"count/jobs.batch": "3"}, {"count/jobs.batch": "3"}, False),
+        ({"requests.cpu": "1"}, {"requests.cpu": "900m"}, False),
+        ({"cpu": "1"}, {"cpu": "800m"}, None),
+        ({"limits.memory": "512Mi"}, {}, True),
+        ({"limits.cpu": "10"}, {}, False),
+        ({"requests.storage": "0"}, {}, None),
+    ],
+)
+def test_quotas_of_pods(hard: dict[str, str], used: dict[str, str], found: bool | None) -> None:
+    resources = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+    quota = {"status": {"hard": hard, "used": used}}
+    over = pod_over_quota(quota, resources)
+    assert [never for _, never in over] == ([] if found is None else [found])
+    assert all(next(iter(hard)) in text for text, _ in over)
+    assert pod_over_quota({**quota, "spec": {"scopes": ["BestEffort"]}}, resources) == []
+    assert pod_over_quota({**quota, "spec": {"scopes": ["NotTerminating"]}}, resources) == over

@@ -113,6 +113,24 @@ def test_an_instance_type_gives_processors_and_memory() -> None:
     )
 
 
+def test_processors_and_clock() -> None:
+    made = domain(replace(ORDER, threads=2, dedicated_cpus=True, nested=True, timezone="Europe/Berlin"))
+    features = [{"name": "vmx", "policy": "optional"}, {"name": "svm", "policy": "optional"}]
+    assert made["cpu"] == {"sockets": 2, "cores": 3, "threads": 2, "dedicatedCpuPlacement": True, "features": features}
+    assert made["clock"] == {"timezone": "Europe/Berlin"}
+    without = domain(replace(ORDER, nested=False))
+    assert {one["policy"] for one in without["cpu"]["features"]} == {"disable"}
+    assert "clock" not in without
+
+
+def test_a_nic_that_is_unplugged_has_its_place_or_is_a_hosts_own() -> None:
+    down = replace(ORDER.nics[0], up=False, pci="0000:0b:00.0")
+    direct = replace(ORDER.nics[1], pass_through=True, up=False)
+    first, second = domain(replace(ORDER, nics=(down, direct)))["devices"]["interfaces"]
+    assert (first["state"], first["pciAddress"]) == ("down", "0000:0b:00.0")
+    assert second == {"name": "blue", "macAddress": "00:50:56:aa:bb:02", "sriov": {}}
+
+
 def test_where_it_may_run() -> None:
     affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
     spec = virtual_machine(replace(ORDER, node_selector={"zone": "a"}, affinity=affinity))["spec"]["template"]["spec"]

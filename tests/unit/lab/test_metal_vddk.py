@@ -42,12 +42,14 @@ v.VixDiskLib_AllocateConnectParams.restype = C.POINTER(Params)
 v.VixDiskLib_GetTransportMode.restype = v.VixDiskLib_ListTransportModes.restype = c_char_p
 u64 = c_uint64
 
-def connect(snapshot=b"snapshot-7", user=b"root", password=b"secret", vmx=b"moref=vm-42", modes=b"nbdssl:nbd", cookie=None):
+def connect(
+    snapshot=b"snapshot-7", user=b"root", password=b"secret", vmx=b"moref=vm-42", modes=b"nbdssl:nbd", cookie=None, key=b"k"
+):
     params = v.VixDiskLib_AllocateConnectParams()
     p = params.contents
     p.vmx, p.server, p.thumb, p.port, p.kind = vmx, b"127.0.0.1", b"AA:BB", 443, 2 if cookie else 1
     if cookie:
-        p.creds.session.cookie, p.creds.session.user = cookie, user
+        p.creds.session.cookie, p.creds.session.user, p.creds.session.key = cookie, user, key
     else:
         p.creds.uid.user, p.creds.uid.password = user, password
     connection = c_void_p()
@@ -102,7 +104,9 @@ def service(volume: Volume) -> Iterator[BlockService]:
         return volume, snapshot
 
     service = BlockService(
-        lambda user, password: (user, password) == ("root", "secret"), find, session=lambda cookie: cookie == "c00kie"
+        lambda user, password: (user, password) == ("root", "secret"),
+        find,
+        session=lambda *told: told == ("c00kie", "root", "k"),
     )
     service.start()
     yield service

@@ -38,11 +38,14 @@ def test_disks_of_all_orders_together_may_not_fit(target, make_order):
 
 def test_what_only_a_cluster_knows_is_named(target, make_order):
     disk = DiskOrder(source="2000", name="d0", pool="default", size=512, volume_mode="Block")
-    order = make_order(disks=(disk,), node_selector={"zone": "a"}, instance_type="u1.small")
+    order = make_order(
+        disks=(disk,), node_selector={"zone": "a"}, instance_type="u1.small", transfer_network="net/fast"
+    )
     found = target.check([order])
     assert {one.type for one in found} == {"FieldsNotActedOn"}
     assert [one.item for one in found] == [
         "spec.targetNodeSelector",
+        "spec.transferNetwork",
         "spec.vms[].instanceType",
         "the storage map's volumeMode",
     ]

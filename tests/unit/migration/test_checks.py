@@ -8,6 +8,7 @@ from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.checks import Facts, check
 from tranship.resources.conditions import Category
+from tranship.resources.networkmap import NetworkMap
 from tranship.resources.plan import Plan
 from tranship.resources.vm import PlanVM
 from tranship.testing.examples import ESTATE, NETWORKS, WEB, network_map, plan, storage_map
@@ -27,6 +28,20 @@ def first_disk(**changes: object) -> VM:
 def test_a_good_vm_gives_no_finding() -> None:
     assert types(plan(), WEB) == []
     assert types(plan(type="warm"), TRACKED) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "networks", "found"),
+    [
+        ("", NETWORKS, [("MacConflicts", Category.CRITICAL)]),
+        ("other-plan/vm-42", NETWORKS, [("MacConflicts", Category.CRITICAL)]),
+        ("plan-uid/vm-42", NETWORKS, []),
+        ("", network_map(({"name": "VM Network"}, {"type": "ignored"}), ({"id": "dvpg-2"}, {"type": "pod"})), []),
+    ],
+)
+def test_an_address_that_a_machine_of_the_target_has(owner: str, networks: NetworkMap, found: object) -> None:
+    there = VM(id="shop/db", name="db", nics=WEB.nics[:1], traits={"owner": owner})
+    assert types(plan(), WEB, replace(FACTS, target=Estate(vms={"shop/db": there}), networks=networks.spec)) == found
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tranship.errors import Invalid
-from tranship.migration.mapping import order, target_name, unmapped
+from tranship.inventory.estate import Estate, Network
+from tranship.migration.mapping import order, target_name, transfer_network, unmapped
 from tranship.resources.vm import PlanVM
 from tranship.testing.examples import ESTATE, NETWORKS, WEB, network_map, plan, storage_map
 
@@ -73,9 +74,56 @@ def test_where_the_machine_may_run_and_what_it_is_called_by() -> None:
     entry = PlanVM(id="vm-42", instance_type="u1.small")
     storages = storage_map({"name": "fast"}).spec
     made = order(wanted, entry, WEB, NETWORKS.spec, storages, ESTATE, migration="run-1")
-    assert made.labels == {"tier": "web", "plan": "plan-uid", "vmID": "vm-42", "migration": "run-1"}
+    assert made.labels == {
+        "tier": "web",
+        "plan": "plan-uid",
+        "vmID": "vm-42",
+        "guestConverted": "false",
+        "migration": "run-1",
+    }
     assert (made.node_selector, made.affinity) == ({"zone": "a"}, {"podAffinity": {}})
     assert made.instance_type == "u1.small"
+
+
+def test_what_the_machine_is_like_follows_the_source() -> None:
+    nics = (replace(WEB.nics[0], connected=False, pci="0000:0b:00.0"), replace(WEB.nics[1], pass_through=True))
+    like = {"cpus": 12, "cores_per_socket": 6, "threads": 2, "dedicated_cpus": True, "timezone": "Europe/Berlin"}
+    vm = replace(WEB, nics=nics, **like)
+    made = order(plan(), PlanVM(id="vm-42"), vm, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
+    assert (made.sockets, made.cores, made.threads) == (2, 3, 2)
+    assert (made.dedicated_cpus, made.timezone, made.nested) == (True, "Europe/Berlin", None)
+    assert [(nic.up, nic.pci, nic.pass_through) for nic in made.nics] == [
+        (False, "0000:0b:00.0", False),
+        (True, "", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plans", "own", "source", "nested"),
+    [
+        (None, None, None, None),
+        (None, None, False, None),
+        (None, None, True, True),
+        (False, None, True, False),
+        (False, True, None, True),
+        (True, False, True, False),
+    ],
+)
+def test_nested_virtualization_is_as_the_user_says_else_as_it_was(
+    plans: bool | None, own: bool | None, source: bool | None, nested: bool | None
+) -> None:
+    wanted = plan(**({} if plans is None else {"enableNestedVirtualization": plans}))
+    entry = PlanVM(id="vm-42", enable_nested_virtualization=own)
+    storages = storage_map({"name": "fast"}).spec
+    assert order(wanted, entry, replace(WEB, nested=source), NETWORKS.spec, storages, ESTATE).nested is nested
+
+
+def test_the_serial_number_of_a_machine_that_ran_on_kvm() -> None:
+    vm = replace(WEB, native=True, uuid="420f8a31-6c5e-7d0b-0c35-2f7a9f1b7b11")
+    storages = storage_map({"name": "fast"}).spec
+    assert order(plan(), PlanVM(id="vm-42"), vm, NETWORKS.spec, storages, ESTATE).serial == vm.uuid
+    own = replace(vm, serial="ACME-1")
+    assert order(plan(), PlanVM(id="vm-42"), own, NETWORKS.spec, storages, ESTATE).serial == "ACME-1"
 
 
 def test_ignored_networks_leave_their_nics_out() -> None:
@@ -113,3 +161,23 @@ def test_names_are_made_fit(wanted: str, source: str, name: str) -> None:
 def test_a_wanted_name_is_never_changed() -> None:
     with pytest.raises(Invalid, match="targetName"):
         target_name("Web_01", "x", "vm-7")
+
+
+@pytest.mark.parametrize(
+    ("own", "defaults", "network"),
+    [
+        (None, ("", ""), ""),
+        ({"name": "a", "namespace": "net"}, ("net/b", "net/c"), "net/a"),
+        ({"name": "a"}, ("net/b", ""), "moved/a"),
+        ({}, ("net/b", "net/c"), "net/b"),
+        (None, ("here", "net/c"), "moved/here"),
+        (None, ("elsewhere", "net/c"), "net/c"),  # the namespace has none of that name
+        (None, ("elsewhere", ""), ""),
+    ],
+)
+def test_the_transfer_network_is_the_plans_the_providers_or_the_installations(
+    own: dict[str, str] | None, defaults: tuple[str, str], network: str
+) -> None:
+    there = Estate(networks={"moved/here": Network(id="moved/here", name="here")})
+    wanted = plan() if own is None else plan(transferNetwork=own)
+    assert transfer_network(wanted, defaults, there) == network

@@ -72,6 +72,13 @@ def test_the_vms_template_wins_over_the_plans_and_that_over_the_installations() 
     assert claims(made(entry=own, pvcNameTemplate="plan-{{.DiskIndex}}", **exact)) == ["own-0", "own-1"]
 
 
+def test_the_plans_service_account_wins_over_the_installations() -> None:
+    everywhere = Settings(migration_service_account="all")
+    assert made().service_account == ""
+    assert made(settings=everywhere).service_account == "all"
+    assert made(settings=everywhere, serviceAccount="own").service_account == "own"
+
+
 def test_volumes_and_networks_by_template() -> None:
     networks = '{{if eq .NetworkType "Pod"}}pod{{else}}{{.NetworkName}}-{{.NetworkIndex}}{{end}}'
     order = made(volumeNameTemplate="v-{{.PVCName}}-{{.VolumeIndex}}", networkNameTemplate=networks)

@@ -155,6 +155,20 @@ def test_the_vm() -> None:
     assert vm.traits["cpu_pins"] == ("0 on 1-4",)
 
 
+@pytest.mark.parametrize(
+    ("policy", "zone", "serial", "expected"),
+    [
+        ("dedicated", "Europe/Berlin", {"policy": "custom", "value": "ACME-1"}, (True, "Europe/Berlin", "ACME-1")),
+        ("manual", "GMT Standard Time", {"policy": "vm"}, (False, "", "")),
+        ("none", "Etc/GMT", {}, (False, "Etc/GMT", "")),
+    ],
+)
+def test_processors_clock_and_serial_number(policy: str, zone: str, serial: Any, expected: object) -> None:
+    vm = read(world(), cpu_pinning_policy=policy, time_zone={"name": zone}, serial_number=serial)
+    assert (vm.dedicated_cpus, vm.timezone, vm.serial) == expected
+    assert vm.threads == 2
+
+
 def test_disks_of_images_and_luns_and_one_that_is_not_known() -> None:
     vm = read(world())
     root, lun, unknown = vm.disks

@@ -49,6 +49,18 @@ def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     assert caught.value.field == "spec.controller_max_vm_inflight"
 
 
+def test_texts() -> None:
+    env = {"MIGRATION_SERVICE_ACCOUNT": "env", "PVC_NAME_TEMPLATE": "e"}
+    assert Settings.from_spec(None, env).migration_service_account == "env"
+    given = spec(controller_migration_service_account="own", controller_pvc_name_template="o")
+    settings = Settings.from_spec(given, env)
+    assert (settings.migration_service_account, settings.pvc_name_template) == ("own", "o")
+    for name in ("controller_migration_service_account", "controller_pvc_name_template"):
+        with pytest.raises(Invalid) as caught:
+            Settings.from_spec(spec(**{name: 7}), {})
+        assert caught.value.field == f"spec.{name}"
+
+
 def test_other_settings_are_kept() -> None:
     manifest = {
         "apiVersion": "forklift.konveyor.io/v1beta1",
@@ -58,3 +70,13 @@ def test_other_settings_are_kept() -> None:
         "status": {"conditions": [{"type": "Running", "ansibleResult": {"ok": 1}}]},
     }
     assert to_json(ForkliftController.read(manifest)) == manifest
+
+
+def test_the_transfer_network() -> None:
+    assert Settings.from_spec(None, {}).transfer_network == ""
+    for name in ("fast", "net/fast"):
+        assert Settings.from_spec(spec(controller_transfer_network=name), {}).transfer_network == name
+    for wrong in ("a/b/c", "/fast", "net/", 7, ["net"]):
+        with pytest.raises(Invalid, match="controller_transfer_network") as caught:
+            Settings.from_spec(spec(controller_transfer_network=wrong), {})
+        assert caught.value.suggestion

@@ -32,7 +32,7 @@ def test_a_plan_that_asks_only_for_what_is_done_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
-        ({"transferNetwork": {"name": "fast"}}, "spec.transferNetwork"),
+        ({"virtV2vImage": "v2v:1"}, "spec.virtV2vImage"),
         ({"preserveStaticIPs": True}, "spec.preserveStaticIPs"),
         ({"migrateSharedDisks": False}, "spec.migrateSharedDisks"),
         ({"convertorLabels": {"a": "b"}}, "spec.convertorLabels"),
@@ -56,7 +56,7 @@ def test_what_is_not_done_is_named(spec: dict[str, Any], path: str) -> None:
         {"migrateSharedDisks": True},
         {"xfsCompatibility": False},
         {"description": ""},
-        {"transferNetwork": {}},
+        {"transferNetwork": {"name": "fast"}},
         {"vms": [{"id": "vm-1", "luks": {}, "hooks": []}]},
     ],
 )
@@ -84,10 +84,10 @@ def test_other_kinds() -> None:
     provider = {
         "type": "vsphere",
         "secret": {"name": "s"},
-        "settings": {"vddkDirectory": "/d", "vddkInitImage": "i", "x": "y"},
+        "settings": {"vddkDirectory": "/d", "vddkInitImage": "i", "vddkVolumeClaim": "c", "vddkConfig": "y", "x": "y"},
     }
     assert paths({"apiVersion": API, "kind": "Provider", "spec": provider}) == [
-        "spec.settings.vddkInitImage",
+        "spec.settings.vddkConfig",
         "spec.settings.x",
     ]
     assert paths({"apiVersion": API, "kind": "Hook", "spec": {"image": "i"}}) == ["spec.image"]

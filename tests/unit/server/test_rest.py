@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tranship.errors import Busy, Invalid
-from tranship.inventory.estate import Estate, Network
+from tranship.inventory.estate import Estate, Network, Thing
 from tranship.inventory.vm import VM, Disk, Power
 from tranship.resources.meta import HOOK, PLAN, PROVIDER, parse
 from tranship.server.app import make_app
@@ -394,6 +394,32 @@ async def test_inventory(house: House) -> None:
     await house.call("GET", f"{path}/vms/vm-2", 404)
     answer = await house.http.get("/providers/vsphere/unknown/vms")
     assert (answer.status_code, answer.headers["x-reason"]) == (404, "ProviderNotFound")
+
+
+@told
+async def test_a_cluster_has_collections_of_its_own(house: House) -> None:
+    provider = {"metadata": {"name": "host", "namespace": "default"}, "spec": {"type": "openshift"}}
+    uid = (await house.store.create(PROVIDER, provider))["metadata"]["uid"]
+    path = f"/providers/openshift/{uid}"
+    await house.call("GET", f"{path}/storageclasses", 206)
+    fast = Thing(
+        id="fast", name="fast", path="fast", uid="u-1", facts={"default": True}, object={"kind": "StorageClass"}
+    )
+    nads = {f"{ns}/br0": Thing(id=f"{ns}/br0", name="br0", path=f"{ns}/br0", namespace=ns) for ns in ("a", "b")}
+    others = {"storageclasses": {"fast": fast}, "networkattachmentdefinitions": nads}
+    house.estates[uid] = Estate(others=others)
+    (shown,) = await house.call("GET", f"{path}/storageclasses")
+    assert (shown["name"], shown["default"], shown["object"]["kind"]) == ("fast", True, "StorageClass")
+    assert await house.call("GET", f"{path}/storageclasses/u-1") == shown
+    in_b = await house.call("GET", f"{path}/networkattachmentdefinitions?namespace=b")
+    assert [one["id"] for one in in_b] == ["b/br0"]
+    assert await house.call("GET", f"{path}/networkattachmentdefinitions/b/br0") == in_b[0]
+    assert await house.call("GET", f"{path}/namespaces") == []
+    counts = await house.call("GET", path)
+    assert (counts["storageclassCount"], counts["networkattachmentdefinitionCount"]) == (1, 2)
+    other = {"metadata": {"name": "vc2", "namespace": "default"}, "spec": {"type": "vsphere", "url": "https://vc/sdk"}}
+    uid = (await house.store.create(PROVIDER, other))["metadata"]["uid"]
+    await house.call("GET", f"/providers/vsphere/{uid}/storageclasses", 404)
 
 
 def test_a_taken_port_and_a_wrong_host_are_told() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tranship.errors import (
     AuthFailed,
+    Busy,
     CopyFailed,
     Denied,
     Invalid,
@@ -40,12 +41,16 @@ class Source:
         self.content = self.volume.read(0, SIZE)
         self.volume.snapshot("snapshot-7")
         self.volume.write(0, b"later" * 1000)  # not in the snapshot
-        self.service = BlockService(self._authorize, self._find, session=lambda c: c == "cookie-1", thumbprint=PIN)
+        self.sessions = {("cookie-1", "root", "key-1")}
+        self.service = BlockService(self._authorize, self._find, session=self._session, thumbprint=PIN)
         self.service.start()
         self.libdir = build_library(folder / "vddk", self.service.address)
 
     def _authorize(self, user: str, password: str) -> bool:
         return (user, password) == ("root", "secret")
+
+    def _session(self, cookie: str, user: str, key: str) -> bool:
+        return (cookie, user, key) in self.sessions
 
     def _find(self, vm: str, snapshot: str, path: str) -> tuple[Volume, str | None]:
         if vm != "vm-42" or path != "[ds 1] vm/vm.vmdk":
@@ -55,6 +60,10 @@ class Source:
         if not snapshot:
             raise Denied("", what="it runs")
         return self.volume, snapshot
+
+    def lent(self) -> DiskAddress:
+        """By a session, without a password."""
+        return self.address(password="", cookie="cookie-1", key="key-1")
 
     def address(self, *, snapshot: str = "snapshot-7", moref: str = "vm-42", **secrets: str) -> DiskAddress:
         query = f"moref={moref}&snapshot={snapshot}&disk=[ds+1]+vm/vm.vmdk&libdir={self.libdir}&port=443"
@@ -92,8 +101,23 @@ def test_many_reads_in_flight_on_two_handles(source: Source) -> None:
     assert read(source.address()) == source.content
 
 
-def test_a_session_cookie_is_enough(source: Source) -> None:
-    assert read(source.address(password="", cookie="cookie-1")) == source.content
+def test_a_session_is_enough(source: Source) -> None:
+    assert read(source.lent()) == source.content
+
+
+def test_a_session_that_ended_is_worth_another_try(source: Source) -> None:
+    reader = open_reader(source.lent(), SIZE)
+    line = reader.open_channel()
+    source.sessions.clear()
+    line.submit(0, memoryview(bytearray(MIB)), 1)
+    with pytest.raises(CopyFailed, match="connection to the host was lost") as lost:
+        line.finish()
+    line.close()
+    reader.close()
+    with pytest.raises(Busy, match="session that was lent has ended") as refused:
+        open_reader(source.lent(), SIZE)
+    assert lost.value.temporary and refused.value.temporary
+    assert "cookie-1" not in str(refused.value)
 
 
 def test_what_is_not_allocated_is_zero(source: Source) -> None:

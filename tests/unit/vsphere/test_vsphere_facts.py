@@ -118,6 +118,36 @@ def test_networks(backing: str, expected: str) -> None:
     assert network(Ref("OpaqueNetwork", "network-3"), world).kind == "opaque"
 
 
+@pytest.mark.parametrize(
+    ("slot", "address"),
+    [
+        ("160", "0000:03:00.0"),
+        ("192", "0000:0b:00.0"),
+        ("1216", "0000:0c:00.0"),
+        ("256", "0000:1b:00.0"),
+        ("33", ""),
+        ("161", ""),
+        ("", ""),
+        ("-1", ""),
+    ],
+)
+def test_where_the_guest_sees_a_nic(slot: str, address: str) -> None:
+    """As Linux tells it of such slots: ens192 is at 0b:00.0. Slot 33 is on the old bus, which no other machine has."""
+    told = f"<slotInfo><pciSlotNumber>{slot}</pciSlotNumber></slotInfo>" if slot else ""
+    (nic,) = read_vm("vm-1", devices(card("VirtualVmxnet3", "").replace("<backing>", f"{told}<backing>"))).nics
+    assert nic.pci == address
+
+
+def test_the_clock_is_in_the_hosts_zone_and_nesting_is_told() -> None:
+    world, zone, info = World(), Node(), Node()
+    zone.add("key", "Europe/Berlin")
+    info.add("timeZone", zone)
+    world.put(Ref("HostSystem", "host-1"), {"name": "esx1", "config.dateTimeInfo": info})
+    vm = settle(read_vm("vm-1", {"runtime.host": Ref("HostSystem", "host-1"), "config.nestedHVEnabled": "true"}), world)
+    assert (vm.timezone, vm.nested) == ("Europe/Berlin", True)
+    assert settle(read_vm("vm-1", {}), World()).timezone == ""
+
+
 def test_paths() -> None:
     world = World()
     for kind, id, name, parent in [

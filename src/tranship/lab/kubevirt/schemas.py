@@ -58,6 +58,14 @@ SERVED = (
 )
 
 
+# What `kubectl get` shows, KubeVirt's: the published schemas do not have it.
+_READY = ".status.conditions[?(@.type=='Ready')].status"
+COLUMNS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "VirtualMachine": (("Status", ".status.printableStatus"), ("Ready", _READY)),
+    "VirtualMachineInstance": (("Phase", ".status.phase"), ("NodeName", ".status.nodeName"), ("Ready", _READY)),
+}
+
+
 def definitions() -> list[Object]:
     """The CustomResourceDefinitions. Raises ToolFailed when the schemas are neither here nor to be had."""
     schemas = _schemas()
@@ -71,6 +79,10 @@ def _definition(served: Served, schema: Object) -> Object:
         "storage": True,
         "schema": {"openAPIV3Schema": schema},
     }
+    if served.kind in COLUMNS:
+        age = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
+        shown = ({"name": name, "type": "string", "jsonPath": path} for name, path in COLUMNS[served.kind])
+        version["additionalPrinterColumns"] = [age, *shown]
     if served.status:
         version["subresources"] = {"status": {}}
     names: Object = {"kind": served.kind, "plural": served.plural, "singular": served.kind.lower()}

@@ -45,14 +45,16 @@ FIRMWARE = {"bios": "q35_sea_bios", "efi": "q35_ovmf", "uefi": "q35_ovmf"}
 
 
 class Engine(State):
-    """Settings as in State, which may be changed while it runs. version: of the Engine; cluster_level: 4.4 to 4.8 (from
-    4.7 on backups are hybrid). transfer_timeout: seconds that an image transfer's client may be idle."""
+    """Settings as in State, which may be changed while it runs. host: the name or address that Engine and imageio daemon
+    listen on and are called by. version: of the Engine; cluster_level: 4.4 to 4.8 (from 4.7 on backups are hybrid).
+    transfer_timeout: seconds that an image transfer's client may be idle."""
 
     def __init__(
         self,
         directory: Path,
         port: int = 0,
         *,
+        host: str = "localhost",
         version: str = "4.5.6",
         cluster_level: str = "4.6",
         user: str = "admin@internal",
@@ -62,7 +64,8 @@ class Engine(State):
         hosts: int = 2,
         seed: int = 1,
     ) -> None:
-        super().__init__(directory, make_identity(directory / "certificates"), user, password, version, seed)
+        super().__init__(directory, make_identity(directory / "certificates", host), user, password, version, seed)
+        self.host = host
         self.transfer_timeout = transfer_timeout
         self.session_timeout = session_timeout
         self.homes: list[Home] = []
@@ -71,7 +74,7 @@ class Engine(State):
         self.power = Power(self, self.events)
         self.disk_service = Disks(self, self.events)
         self.snapshot_service = Snapshots(self, self.events)
-        self.transfer_service = Transfers(self, self.events)
+        self.transfer_service = Transfers(self, self.events, host)
         self.backup_service = Backups(self, self.events, self.snapshot_service)
         self.power.went_down.append(self.backup_service.vm_went_down)
         services: list[Any] = [
@@ -79,7 +82,7 @@ class Engine(State):
             *(self.transfer_service, self.backup_service, Checkpoints(self, self.events)),
         ]
         routes = Routes([row for service in services for row in service.rows()])
-        self._server = Server(self, Dispatcher(self, self.sso, routes), port)
+        self._server = Server(self, Dispatcher(self, self.sso, routes), host, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="engine", daemon=True)
         self._furnish(cluster_level, hosts)
 
@@ -135,7 +138,7 @@ class Engine(State):
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}/ovirt-engine/api"
+        return f"https://{self.host}:{self.port}/ovirt-engine/api"
 
     @property
     def ca_pem(self) -> str:
@@ -163,7 +166,7 @@ class Engine(State):
         return cluster
 
     def add_host(self, name: str, cluster: Cluster | None = None) -> Host:
-        host = Host(self.uuid(), name, cluster or self.cluster, list(self.networks.values()), self.uuid())
+        host = Host(self.uuid(), name, cluster or self.cluster, list(self.networks.values()), self.uuid(), self.host)
         self.hosts[host.id] = host
         return host
 

@@ -30,14 +30,25 @@ _launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imageio-launch
 
 class Imageio:
     """Thread-safe after `start`. directory: configuration and log. certificate, key, ca: PEM files. local: it listens on a
-    unix socket too, as it does for programs on an oVirt host. Sockets are in a temporary directory, whose path is short."""
+    unix socket too, as it does for programs on an oVirt host. host: the name or address that it listens on. Sockets are in a
+    temporary directory, whose path is short."""
 
-    def __init__(self, directory: Path, certificate: Path, key: Path, ca: Path, *, local: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certificate: Path,
+        key: Path,
+        ca: Path,
+        *,
+        local: bool = False,
+        host: str = "localhost",
+    ) -> None:
         self.directory = directory
         self._tls = {"key_file": key, "cert_file": certificate, "ca_file": ca}
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
         self.local = local
+        self._host = socket.gethostbyname(host)  # the daemon itself takes a name's first address, which may be ::1
         self.port = 0
 
     @property
@@ -73,7 +84,7 @@ class Imageio:
         sections: dict[str, dict[str, Any]] = {
             "daemon": {"systemd_enable": "false", "drop_privileges": "false", "run_dir": self._sockets},
             "tls": self._tls,
-            "remote": {"host": "127.0.0.1", "port": 0},
+            "remote": {"host": self._host, "port": 0},
             "local": {"enable": str(self.local).lower(), "socket": self.unix_socket},
             "control": {"transport": "unix", "socket": f"{self._sockets}/control", "remove_timeout": "10"},
             "handlers": {"keys": "stderr"},

@@ -68,7 +68,7 @@ class Host(Entity):
     cluster: Cluster
     networks: list[Network]
     hardware: str
-    address: str = "localhost"
+    address: str
     status: str = "up"
     nic_speed: int = 10_000_000_000
 

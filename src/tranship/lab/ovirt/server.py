@@ -222,8 +222,8 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, state: State, dispatcher: Dispatcher, port: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, state: State, dispatcher: Dispatcher, host: str, port: int) -> None:
+        super().__init__((host, port), Handler)
         self.state = state
         self.dispatcher = dispatcher
         self._open: set[socket.socket] = set()

@@ -25,9 +25,11 @@ FORGETFUL = (4, 4, 7)  # before it the Engine dropped a transfer as soon as it w
 
 
 class Transfers:
-    def __init__(self, state: State, events: Events) -> None:
+    def __init__(self, state: State, events: Events, host: str) -> None:
+        """host: that the daemon listens on."""
         self.state = state
         self.events = events
+        self._listens = host
         self._daemon: Any = None
         self._renewed: dict[str, float] = {}
         self._watch = threading.Thread(target=self._look, name="engine-transfers", daemon=True)
@@ -51,7 +53,7 @@ class Transfers:
             if self._daemon is None:
                 certificates = self.state.directory / "certificates"
                 names = [certificates / name for name in ("server.pem", "server.key", "ca.pem")]
-                self._daemon = Imageio(self._home(), *names)
+                self._daemon = Imageio(self._home(), *names, host=self._listens)
                 self._daemon.start()
                 self._watch.start()
             return self._daemon

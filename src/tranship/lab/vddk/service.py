@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
@@ -28,6 +29,7 @@ LARGEST_TEXT = 65536
 
 OK, INVALID_ARG, FILE_NOT_FOUND, FILE_ERROR, FILE_ACCESS = 0, 3, 4, 7, 13
 USER_PERMISSIONS, VM_NOT_FOUND, SNAPSHOT_NOT_FOUND, CANNOT_CONNECT = 3014, 4000, 13003, 18000
+LOST = 14011
 
 Authorize = Callable[[str, str], bool]
 Find = Callable[[str, str, str], tuple[Volume, str | None]]
@@ -57,6 +59,7 @@ class _Session:
     moref: str = ""
     snapshot: str = ""
     greeted: bool = False
+    alive: Callable[[], bool] = lambda: True
     volume: Volume | None = None
     frozen: str | None = None
 
@@ -66,9 +69,10 @@ class _Lost(Exception):
 
 
 class BlockService:
-    """Serves disks to the library on a unix socket (Path) or a TCP port of 127.0.0.1 (int, 0 for any free one).
+    """Serves disks to the library on a unix socket (Path) or a TCP port (int, 0 for any free one) of the IPv4 address `host`.
 
-    authorize(user, password) says whether a login is good; session(cookie) the same for a vCenter session's cookie.
+    authorize(user, password) says whether a login is good; session(cookie, user, key) the same for a vCenter session, by the
+    value of its cookie; when that has ended, what was opened by it is lost.
     find(moref, snapshot moref or "", disk path) gives volume and snapshot id, or raises: NotFound with what = "vm",
     "snapshot" or anything else, Denied; any other error of ours reads as "no access rights to this file", which is what
     a running machine's disk answers without a snapshot. thumbprint: the only one accepted, if given.
@@ -80,7 +84,8 @@ class BlockService:
         find: Find,
         *,
         listen: Path | int = 0,
-        session: Callable[[str], bool] | None = None,
+        host: str = "127.0.0.1",
+        session: Callable[[str, str, str], bool] | None = None,
         thumbprint: str = "",
     ) -> None:
         self.faults = Faults()
@@ -89,7 +94,7 @@ class BlockService:
         self._find = find
         self._session = session
         self._thumbprint = thumbprint
-        self._listen = listen
+        self._listen, self._host = listen, host
         self._listener = socket.socket(socket.AF_UNIX if isinstance(listen, Path) else socket.AF_INET)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -101,7 +106,7 @@ class BlockService:
             self._listen.unlink(missing_ok=True)
             self._listener.bind(str(self._listen))
         else:
-            self._listener.bind(("127.0.0.1", self._listen))
+            self._listener.bind((self._host, self._listen))
         self._listener.listen(64)
         threading.Thread(target=self._accept, name="block-accept", daemon=True).start()
 
@@ -110,7 +115,7 @@ class BlockService:
         """For `build_library`; known after `start`."""
         if isinstance(self._listen, Path):
             return f"unix:{self._listen}"
-        return f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"tcp:{self._host}:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
         self._closing.set()
@@ -162,6 +167,8 @@ class BlockService:
                 error = self._hello(session, data)
             elif op == OPEN and session.greeted:
                 payload = self._open(session, data)
+            elif session.greeted and not session.alive():
+                error = LOST
             elif op == READ and session.volume:
                 error = self._delay(arrived)
                 payload = b"" if error else session.volume.read(start * SECTOR, count * SECTOR, session.frozen)
@@ -176,14 +183,15 @@ class BlockService:
             session.client.sendall(payload)
 
     def _hello(self, session: _Session, data: bytes) -> int:
-        kind, user, secret, _server, thumbprint, spec, snapshot, _ = data.decode(errors="replace").split("\0")
+        kind, user, secret, key, _server, thumbprint, spec, snapshot, _ = data.decode(errors="replace").split("\0")
         if self._thumbprint and thumbprint.replace(":", "").lower() != self._thumbprint.replace(":", "").lower():
             return CANNOT_CONNECT
-        if kind == "cookie":
-            good = self._session is not None and self._session(secret)
-        else:
-            good = self._authorize(user, secret)
-        if not good:
+        asks = self._session
+        if kind == "cookie" and asks is not None:
+            session.alive = partial(asks, secret, user, key)
+        elif kind == "cookie" or not self._authorize(user, secret):
+            return USER_PERMISSIONS
+        if not session.alive():
             return USER_PERMISSIONS
         if not spec.startswith("moref="):
             return INVALID_ARG

@@ -413,7 +413,7 @@ VixDiskLib_ConnectEx (const ConnectParams *params, char read_only, const char *s
   const char *texts[] = {
     cookie ? "cookie" : "password", cookie ? params->creds.session.user : params->creds.uid.user,
     cookie ? params->creds.session.cookie : params->creds.uid.password,
-    params->server_name, params->thumbprint, params->vmx_spec, snapshot,
+    cookie ? params->creds.session.key : NULL, params->server_name, params->thumbprint, params->vmx_spec, snapshot,
   };
   Connection *connection = calloc (1, sizeof *connection);
   if (!connection || !pack (connection, texts, sizeof texts / sizeof *texts)) {
@@ -473,6 +473,8 @@ VixDiskLib_Open (const Connection *connection, const char *path, uint32_t flags,
   if (!disk)
     return VIX_E_OUT_OF_MEMORY;
   VixError error = greet (connection, &disk->fd);
+  if (error == VIX_E_HOST_USER_PERMISSIONS)
+    error = VIX_E_HOST_TCP_CONN_LOST;   /* it was good enough to connect: the session has ended since */
   if (!error) {
     error = ask (disk->fd, OPEN, path, strlen (path), &answer, sizeof answer - 1);
     disk->capacity = answer.capacity;

@@ -3,6 +3,7 @@
 center.py starts the block service the first time that somebody asks for the library's directory.
 """
 
+import socket
 from pathlib import Path
 
 from tranship.errors import Busy, Denied, NotFound
@@ -19,14 +20,16 @@ READ = "VirtualMachine.Provisioning.DiskRandomRead"
 class Blocks:
     """`service.faults` is where tests ask for latency and broken reads; `directory` is what a provider's settings name."""
 
-    def __init__(self, state: State, sessions: Sessions, privileges: Privileges, directory: Path) -> None:
+    def __init__(self, state: State, sessions: Sessions, privileges: Privileges, directory: Path, host: str) -> None:
+        """host: where the vCenter is called; the library's clients may be in pods."""
         self.state = state
         self.privileges = privileges
         self.service = BlockService(
             sessions.check,
             self._find,
-            session=lambda cookie: sessions.find(cookie) is not None,
+            session=sessions.reads,
             thumbprint=state.thumbprint,
+            host=socket.gethostbyname(host),
         )
         self.service.start()
         self.directory = build_library(directory, self.service.address)

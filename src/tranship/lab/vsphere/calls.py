@@ -13,9 +13,10 @@ from tranship.lab.vsphere.world import Managed
 class Session:
     """One login. `owned` are its views, filters and collectors, which end with it; `tokens` are open retrievals."""
 
-    def __init__(self, user: str, address: str) -> None:
+    def __init__(self, user: str, address: str, agent: str) -> None:
         self.user = user
         self.address = address
+        self.agent = agent
         self.cookie = secrets.token_hex(20)
         self.key = secrets.token_hex(16)
         self.began = datetime.now(UTC)
@@ -37,20 +38,21 @@ class Session:
             messageLocale="en",
             extensionSession=False,
             ipAddress=self.address,
-            userAgent="",
+            userAgent=self.agent,
             callCount=0,
         )
 
 
 @dataclass
 class Call:
-    """`version` is the API version that the client speaks; `set_cookie` goes out with the answer."""
+    """`version` is the API version that the client speaks, `agent` its name; `set_cookie` goes out with the answer."""
 
     method: str
     this: Managed
     session: Session | None
     version: str
     address: str
+    agent: str
     set_cookie: str = ""
 
     @property

@@ -163,7 +163,7 @@ class VCenter(State):
         """The service behind the library. Made, and the library built by gcc, when first asked for."""
         with self.world.lock:
             if self._blocks is None:
-                self._blocks = Blocks(self, self.sessions, self.privileges, self.directory / "vddk")
+                self._blocks = Blocks(self, self.sessions, self.privileges, self.directory / "vddk", self.host)
             return self._blocks
 
     @property

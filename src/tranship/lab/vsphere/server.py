@@ -59,7 +59,7 @@ class Dispatcher:
                 if name[:1].isupper():
                     self.methods[name] = getattr(service, name)
 
-    def serve(self, body: bytes, cookie: str, action: str, address: str) -> tuple[int, bytes, str, bool]:
+    def serve(self, body: bytes, cookie: str, action: str, address: str, agent: str) -> tuple[int, bytes, str, bool]:
         """Status, body, new cookie, and whether the connection shall break instead of the answer."""
         version = soap.version_of(action)
         call: Call | None = None
@@ -72,7 +72,7 @@ class Dispatcher:
             self.state.faults.record(request.method, name, session.user if session else "")
             scripts = self.state.faults.due(request.method, name, "call")
             session = self._trouble(scripts, session)
-            call = self._call(request, session, version, address)
+            call = self._call(request, session, version, address, agent)
             result, declared = self._run(call, request)
             data = soap.response(request.method, result, declared, version)
             status = 200
@@ -108,14 +108,14 @@ class Dispatcher:
                 raise error
         return session
 
-    def _call(self, request: soap.Request, session: Session | None, version: str, address: str) -> Call:
+    def _call(self, request: soap.Request, session: Session | None, version: str, address: str, agent: str) -> Call:
         anonymous = request.method in OPEN or (request.method, request.this) == ("Fetch", "ServiceInstance")
         if session is None and not anonymous:
             raise not_authenticated()
         item = self.state.world.find(request.this)
         if request.info is not None and not issubclass(item.kind, request.info.type):
             raise ValueError(f"{request.this} has no method {request.method}")
-        return Call(request.method, item, session, version, address)
+        return Call(request.method, item, session, version, address, agent)
 
     def _run(self, call: Call, request: soap.Request) -> tuple[Any, Any]:
         method = self.methods.get(call.method)
@@ -171,8 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(Answer(404))
             return
         dispatcher, address = self.server.dispatcher, str(self.client_address[0])
-        cookie = self._cookie()
-        status, data, fresh, broken = dispatcher.serve(body, cookie, self.headers.get("SOAPAction", ""), address)
+        action, agent = self.headers.get("SOAPAction", ""), self.headers.get("User-Agent", "")
+        status, data, fresh, broken = dispatcher.serve(body, self._cookie(), action, address, agent)
         if broken:
             raise Dropped
         headers = {"Content-Type": "text/xml; charset=utf-8"}

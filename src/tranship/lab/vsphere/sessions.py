@@ -1,9 +1,10 @@
-"""Sessions: login, logout, expiry, termination. server.py asks `find` before every call.
+"""Sessions: login, clones, logout, expiry, termination. server.py asks `find` before every call.
 
 The cookie and the session's key are two different secrets, as on vCenter: who lists sessions cannot become them.
 """
 
 import hmac
+import secrets
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.vmomi import Fault, vim
 from tranship.lab.vsphere.world import SESSION, Managed
 
-OPEN = {"RetrieveServiceContent", "Login", "Logout"}
+OPEN = {"RetrieveServiceContent", "Login", "CloneSession", "Logout"}
 """Methods that need no session; `Fetch` of the service instance is the other exception."""
 
 
@@ -22,6 +23,7 @@ class Sessions:
     def __init__(self, state: State) -> None:
         self.state = state
         self.live: dict[str, Session] = {}
+        self.tickets: dict[str, Session] = {}  # to clone it by, once
         facts = {"sessionList": self._list, "currentSession": self._current, "defaultLocale": "en"}
         state.world.add(Managed(vim.SessionManager, "SessionManager", facts, cached=False))
 
@@ -37,6 +39,13 @@ class Sessions:
     def check(self, user: str, password: str) -> bool:
         right = f"{self.state.user}\0{self.state.password}".encode()
         return hmac.compare_digest(f"{user}\0{password}".encode(), right)
+
+    def reads(self, cookie: str, user: str, key: str) -> bool:
+        """Whether the disk library may read by this session. It holds a connection of its own: no sign of life."""
+        with self.state.world.lock:
+            self._expire()
+            session = self.live.get(cookie)
+            return session is not None and session.user == user and session.key == key
 
     def end(self, session: Session) -> None:
         with self.state.world.lock:
@@ -72,10 +81,27 @@ class Sessions:
             raise soap.fault_named("InvalidLogin", message)
         if call.session:
             raise soap.fault_named("InvalidState", "This connection has a session already.")
-        session = Session(userName, call.address)
+        return self._begin(call, userName)
+
+    def _begin(self, call: Call, user: str) -> Any:
+        session = Session(user, call.address, call.agent)
         self.live[session.cookie] = session
         call.set_cookie = session.cookie
         return session.facts()
+
+    def AcquireCloneTicket(self, call: Call) -> str:
+        ticket = f"cst-VCT-{secrets.token_hex(20)}"
+        self.tickets[ticket] = call.who
+        return ticket
+
+    def CloneSession(self, call: Call, cloneTicket: str) -> Any:
+        """The clone is a session of its own: it does not end with the other. A ticket does."""
+        origin = self.tickets.pop(cloneTicket, None)
+        if origin is None or origin.ended:
+            raise soap.fault_named("InvalidLogin", "The clone ticket is not valid.")
+        if call.session:
+            raise soap.fault_named("InvalidState", "This connection has a session already.")
+        return self._begin(call, origin.user)
 
     def Logout(self, call: Call) -> None:
         if call.session is None:

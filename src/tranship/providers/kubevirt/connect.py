@@ -1,7 +1,8 @@
 """The way to the cluster that a provider names. Called by the registry; the connection is made on first use, in a thread.
 
 A remote cluster is told by URL and by a secret with token and ca.crt (or thumbprint, or insecureSkipVerify), all as for the
-other platforms. Without a URL it is the cluster that the controller runs in, as its pod's service account.
+other platforms. Without a URL it is the cluster whose objects the controllers work on, with their own access to it; where they
+work on a store of their own, the cluster that they run in, as their pod's service account.
 """
 
 import os
@@ -12,17 +13,18 @@ from pathlib import Path
 import httpx2
 
 from tranship.cluster.api import Api
-from tranship.cluster.kubeconfig import SERVICE_ACCOUNT, Bearer, in_cluster
+from tranship.cluster.kubeconfig import SERVICE_ACCOUNT, Access, Bearer, in_cluster
 from tranship.errors import Invalid, Side
 from tranship.providers.trust import Trust, endpoint
 
 CONNECT, ANSWER = 10.0, 60.0  # seconds; a list of many thousand objects takes its time
 
 
-def connection(url: str, secret: Mapping[str, str]) -> Callable[[], Api]:
-    """Raises Invalid for what cannot be right, before anybody is asked."""
+def connection(url: str, secret: Mapping[str, str], own: Access | None = None) -> Callable[[], Api]:
+    """own: the way to the cluster whose objects the controllers work on. Raises Invalid for what cannot be right, before
+    anybody is asked."""
     if not url:
-        return own_cluster
+        return lambda: _to(own) if own is not None else own_cluster()
     endpoint(url)
     trust = Trust.of(secret)
     token = "".join(secret.get("token", "").split())
@@ -38,15 +40,20 @@ def own_cluster(account: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os
         access = in_cluster(account, environ)
     except Invalid as error:
         raise _no_pod(str(error)) from error
-    return _open(access.url, access.trust, access.auth)
+    return _to(access)
+
+
+def _to(access: Access) -> Api:
+    return _open(access.url, access.trust, access.auth, insecure=access.trust.verify_mode is ssl.CERT_NONE)
 
 
 def _no_pod(why: str) -> Invalid:
     return Invalid(
-        f"it is empty, which means the cluster that tranship runs in, and it runs in none: {why}",
+        f"it is empty, which means the cluster that tranship itself works on or runs in, and it does neither: {why}",
         field="spec.url",
         side=Side.TARGET,
-        remedy="Write the cluster's address, https://HOST:6443, and name a secret with token and ca.crt.",
+        remedy="Write the cluster's address, https://HOST:6443, and name a secret with token and ca.crt; or have `tranship"
+        " serve --kubeconfig` work on that cluster's objects.",
     )
 
 

@@ -14,21 +14,22 @@ a lost pod again, whether or not a controller is there to see it. All of it bear
 import base64
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tranship.cluster.api import CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
-from tranship.errors import AlreadyExists, Busy, NotFound, Side, TimedOut, TranshipError
+from tranship.cluster.api import ATTACHMENT, CLAIM, CONFIG_MAP, EVENT, JOB, POD, Api, Object
+from tranship.errors import AlreadyExists, Busy, Denied, NotFound, Side, TimedOut, TranshipError
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen
-from tranship.providers.base import Reading
+from tranship.providers.base import Library, Reading
 from tranship.providers.copies import seen
+from tranship.providers.kubevirt import attached, told, vddk
 from tranship.providers.kubevirt.marks import foreign, is_ours, marked
 from tranship.resources.meta import SECRET, Kind
 from tranship.transfer import channel
@@ -37,21 +38,44 @@ from tranship.transfer.channel import Report, State
 
 USER = 107  # qemu's, in KubeVirt and everywhere else
 MACHINE_LABEL = "tranship.io/machine"
+JOB_NAME = "batch.kubernetes.io/job-name"
 MOST_AREAS = 8000  # of a delta, in a Secret: 240 KiB of text at most
 KEPT_ROUNDS = 20  # whose reports are kept
 RETRIES = 6  # pods of one Job
-GRACE = 20  # seconds that a mover gets to close its journal
-START_DEADLINE = 300.0  # seconds from the Job's start to a pod that runs
+RESOURCES: Object = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+GRACE = 8  # seconds that a mover gets to close its journal; who cancels waits for it
+START_DEADLINE = 900.0  # seconds from the Job's start to a pod that runs: a cluster may have to get a node first
 STOP_DEADLINE = 60.0
+SILENT = 300.0  # seconds without a line, although movers have a heartbeat: the pod hangs, and is replaced
 AWAY = 60  # seconds that a pod waits for a node that does not answer
+HOPELESS = ("ErrImageNeverPull", "InvalidImageName")  # what no waiting changes
+EXPECTED = ("WaitForFirstConsumer", "WaitForPodScheduled")  # of a claim that waits for us
 POLL = 0.2
 
 
-class JobMovers:
-    """image: the container image of tranship."""
+class Heard:
+    """Since when each Job's pod has said nothing new, by the clock of this process: clocks of nodes may be wrong."""
 
-    def __init__(self, api: Api, order: MachineOrder, image: str) -> None:
-        self._api, self._order, self._image = api, order, image
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def silent(self, job: Object) -> bool:
+        return time.monotonic() - self._last.get(job["metadata"]["uid"], ("", math.inf))[1] > SILENT
+
+    def note(self, job: Object, line: str) -> None:
+        uid = job["metadata"]["uid"]
+        if uid not in self._last or self._last[uid][0] != line:
+            self._last[uid] = (line, time.monotonic())
+
+    def forget(self, job: Object) -> None:
+        self._last.pop(job["metadata"]["uid"], None)
+
+
+class JobMovers:
+    """image: the container image of tranship. heard: shared by all movers of a target."""
+
+    def __init__(self, api: Api, order: MachineOrder, image: str, heard: Heard) -> None:
+        self._api, self._order, self._image, self._heard = api, order, image, heard
 
     # -- what is there
 
@@ -64,34 +88,46 @@ class JobMovers:
             return seen(Report(State.ABSENT), full="", released=released)
         full = str(round_memory.get("full", ""))
         if "report" in round_memory:
-            return seen(_report(round_memory["report"]), full=full, released=released)
+            return seen(told.report(round_memory["report"]), full=full, released=released)
         return seen(self._ask(memory, disk, round_), full=full, released=released)
 
     def _ask(self, memory: Object, disk: str, round_: int) -> Report:
         job = self._job(disk, round_)
+        pods = self._pods(self._name_of(disk, round_))
         if job is None or job["metadata"].get("deletionTimestamp"):
-            return Report(State.LOST)
+            left = next((one for one in pods if not told.over(one)), None)
+            return Report(State.LOST) if left is None else told.ending(left)
         if job["spec"].get("suspend"):
             return Report(State.ABSENT)
-        pod = max(self._pods(job), key=lambda one: one["metadata"]["creationTimestamp"], default=None)
-        word = _last_word(pod)
+        pod = max(pods, key=lambda one: one["metadata"]["creationTimestamp"], default=None)
+        word = told.last_word(pod)
         if word.get("state") == State.DONE.value:
             journal = {"journal": word.pop("journal", None)}
             self._remember(memory, round_, journal, report=word)
-            return _report(word)
-        if _ended(job):
-            return _report(word) if word.get("state") == State.FAILED.value else _lost(job, pod)
-        if pod is None or not _started(pod):
-            return self._waiting(job, pod)
-        with suppress(TranshipError):  # a node that does not answer for a while: the copy goes on
-            told = _said(self._api.log(pod, 1))
-            self._remember(memory, round_, told)
-            return _report({**told, "state": State.RUNNING.value})
-        return Report(State.RUNNING)
+            return told.report(word)
+        if told.ended(job):
+            if word.get("state") != State.FAILED.value:
+                return vddk.broken(job, pod) or told.lost(job, pod)
+            return vddk.blamed(job, told.failure(word, f"{self._order.namespace}/{self._claim(disk)}"))
+        if pod is None or not told.started(pod):
+            return self._waiting(disk, job, pod)
+        return self._listen(memory, round_, job, pod)
 
-    def _remember(self, memory: Object, round_: int, told: Object, report: Object | None = None) -> None:
+    def _listen(self, memory: Object, round_: int, job: Object, pod: Object) -> Report:
+        """LOST = the pod hangs; the next start replaces it."""
+        said: Object = {}
+        with suppress(TranshipError):  # a node that does not answer for a while: the copy goes on
+            line = self._api.log(pod, 1)
+            self._heard.note(job, line)
+            said = told.said(line)
+            said.pop("reason", None)  # of a pod that has ended: what comes of it is the Job's to say
+            self._remember(memory, round_, said)
+        state = State.LOST if self._heard.silent(job) else State.RUNNING
+        return told.report({**said, "state": state.value})
+
+    def _remember(self, memory: Object, round_: int, said: Object, report: Object | None = None) -> None:
         data: dict[str, str] = {}
-        if journal := told.get("journal"):
+        if journal := said.get("journal"):
             data["journal"] = json.dumps(journal)
         if report is not None:
             rounds = _rounds(memory)
@@ -100,31 +136,50 @@ class JobMovers:
         if any((memory.get("data") or {}).get(name) != text for name, text in data.items()):
             self._api.patch(CONFIG_MAP, memory, {"data": data})
 
-    def _waiting(self, job: Object, pod: Object | None) -> Report:
-        """No mover runs yet. After a while somebody has to do something about it."""
-        why = _why_not(pod) or self._events(pod or job)
-        began = _time(job.get("status", {}).get("startTime"))
-        if began is None or (datetime.now(UTC) - began).total_seconds() < START_DEADLINE:
+    def _waiting(self, disk: str, job: Object, pod: Object | None) -> Report:
+        """No mover runs yet. After a while somebody has to do something about it: then a reason is given, and the Job stays
+        until it is stopped."""
+        reason, why = told.why_not(pod)
+        said = [why or self._events(pod or job, warning=True), self._unbound(disk)]
+        why = "; ".join(one for one in said if one)
+        began = told.time(job.get("status", {}).get("startTime"))
+        waited = 0.0 if began is None else (datetime.now(UTC) - began).total_seconds()
+        if waited < START_DEADLINE and reason not in HOPELESS:
             return Report(State.RUNNING, phase="waiting", message=why)
-        return Report(
-            State.FAILED,
+        late = Report(
+            State.RUNNING,
+            phase="waiting",
             reason="MoverNotStarted",
-            message=f"no pod of {_called(job)} ran within {START_DEADLINE:.0f} s: {why or 'no reason is given'}",
-            temporary=True,
-            suggestion=f"See: kubectl describe job,pod,pvc -n {self._order.namespace}",
+            message=f"no pod of {told.called(job)} runs after {waited:.0f} s: {why or 'no reason is given'}",
+            suggestion=f"See: kubectl describe job,pod,pvc -n {self._order.namespace}. {self._remedy(reason)}".strip(),
             side=Side.TARGET.value,
         )
+        return vddk.unpulled(job, pod, late)
 
-    def _events(self, obj: Object) -> str:
-        """The last complaint about it."""
-        uid = obj["metadata"]["uid"]
-        events = [
-            one
-            for one in self._api.list(EVENT, self._order.namespace)
-            if one["involvedObject"].get("uid") == uid and one.get("type") == "Warning"
-        ]
-        latest = max(events, key=lambda one: one.get("lastTimestamp") or "", default=None)
+    def _remedy(self, reason: str) -> str:
+        if "Image" not in reason:
+            return "Correct what is named there, then start the plan again."
+        return f"Put the image {self._image} where the cluster's nodes find it, or correct the controller's setting."
+
+    def _events(self, obj: Object, *, warning: bool) -> str:
+        """What was said of it last; of a complaint, or of anything that is not a matter of course."""
+        try:
+            about = f"involvedObject.uid={obj['metadata']['uid']}"
+            events = list(self._api.list(EVENT, self._order.namespace, fields=about))
+        except Denied:
+            return ""
+        wanted = [one for one in events if one.get("reason") not in EXPECTED]
+        wanted = [one for one in wanted if one.get("type") == "Warning" or not warning]
+        latest = max(wanted, key=told.when, default=None)
         return str(latest.get("message", ""))[:500] if latest else ""
+
+    def _unbound(self, disk: str) -> str:
+        """Why the disk's claim has no volume, if that is not a matter of course."""
+        claim = self._api.find(CLAIM, self._claim(disk), self._order.namespace)
+        if claim is None or (claim.get("status") or {}).get("phase") != "Pending":
+            return ""
+        why = self._events(claim, warning=False)
+        return f"claim {self._order.namespace}/{self._claim(disk)} has no volume: {why}" if why else ""
 
     # -- start and end
 
@@ -137,16 +192,18 @@ class JobMovers:
         if "report" in rounds.get(str(round_), {}):
             return
         job = self._job(disk, round_)
-        if job is not None and _ended(job):
-            self._remove(job)
-            job = None
-        if job is not None and not job["spec"].get("suspend"):
+        over = job is None or told.ended(job) or self._heard.silent(job)
+        if job is not None and not over and not job["spec"].get("suspend"):
             return
+        if over:
+            self.stop(disk, round_)  # what is left of an earlier try
+            job = None
+        address = vddk.address_in_pod(self._api, source, self._order.namespace)
         rounds[str(round_)] = {"full": source.full}
         self._api.patch(CONFIG_MAP, memory, {"data": {"rounds": _packed(rounds)}})
         task = channel.Job(
             disk=disk,
-            source=source.address,
+            source=address,
             target=target,
             size=size,
             round=str(round_),
@@ -159,7 +216,7 @@ class JobMovers:
             identity=f"claim {claim['metadata']['uid']}",
         )
         if job is None:
-            job = self._api.create(JOB, self._manifest(disk, round_, claim))
+            job = self._api.create(JOB, self._manifest(disk, round_, claim, source.library))
         self._tell(job, task)
         self._api.patch(JOB, job, {"spec": {"suspend": False}})
 
@@ -176,11 +233,11 @@ class JobMovers:
     def _tell(self, job: Object, task: channel.Job) -> None:
         """The Secret: one that an earlier try left holds an older ticket."""
         name = job["metadata"]["name"]
-        told = {"job.json": json.dumps(channel.told(task))}
+        words = {"job.json": json.dumps(channel.told(task))}
         if task.changed is not None:
-            told["changed"] = "".join(channel.listed(task.changed))
+            words["changed"] = "".join(channel.listed(task.changed))
         metadata = {**self._marked(name), "ownerReferences": [_owner(JOB, job)]}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": told}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": words}
         old = self._api.find(SECRET, name, self._order.namespace)
         if old is not None:
             self._refuse_foreign(old, SECRET)
@@ -188,29 +245,29 @@ class JobMovers:
         self._api.create(SECRET, secret)
 
     def stop(self, disk: str, round_: int) -> None:
+        """None of its pods is left then: two movers on one volume would be the end of it."""
         job = self._job(disk, round_)
         if job is not None:
-            self._remove(job)
+            self._api.delete(JOB, job)
+        until = time.monotonic() + STOP_DEADLINE
+        name, namespace = self._name_of(disk, round_), self._order.namespace
+        while self._pods(name) or (job is not None and self._api.find(JOB, name, namespace)):
+            if time.monotonic() > until:
+                raise TimedOut(
+                    what=f"the end of job {namespace}/{name}",
+                    seconds=STOP_DEADLINE,
+                    side=Side.TARGET,
+                    remedy=f"See: kubectl get pod -n {namespace} -l {JOB_NAME}={name} -o wide; is its node alive?",
+                )
+            time.sleep(POLL)
+        if job is not None:
+            self._heard.forget(job)
 
     def end(self, disk: str, round_: int) -> None:
         job = self._job(disk, round_)
         if job is not None:
             self._api.delete(JOB, job)
-
-    def _remove(self, job: Object) -> None:
-        """And wait until none of its pods is left: two movers on one volume would be the end of it."""
-        self._api.delete(JOB, job)
-        until = time.monotonic() + STOP_DEADLINE
-        name, namespace = job["metadata"]["name"], self._order.namespace
-        while self._pods(job) or self._api.find(JOB, name, namespace):
-            if time.monotonic() > until:
-                raise TimedOut(
-                    what=f"the end of {_called(job)}",
-                    seconds=STOP_DEADLINE,
-                    side=Side.TARGET,
-                    remedy=f"See: kubectl get pod -n {namespace} -l {_JOB_NAME}={name} -o wide; is its node alive?",
-                )
-            time.sleep(POLL)
+            self._heard.forget(job)
 
     # -- what the source lends
 
@@ -247,24 +304,30 @@ class JobMovers:
     # -- objects
 
     def _job(self, disk: str, round_: int) -> Object | None:
-        found = self._api.find(JOB, f"{self._name(disk)}-r{round_}", self._order.namespace)
+        found = self._api.find(JOB, self._name_of(disk, round_), self._order.namespace)
         if found is not None:
             self._refuse_foreign(found, JOB)
         return found
 
-    def _pods(self, job: Object) -> list[Object]:
-        label = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
-        return list(self._api.list(POD, self._order.namespace, label))
+    def _pods(self, job: str) -> list[Object]:
+        """Also those that their Job, which is gone, has left behind for the cluster's collector."""
+        return list(self._api.list(POD, self._order.namespace, f"{JOB_NAME}={job}"))
 
-    def _manifest(self, disk: str, round_: int, claim: Object) -> Object:
-        name = f"{self._name(disk)}-r{round_}"
+    def _manifest(self, disk: str, round_: int, claim: Object, library: Library | None) -> Object:
+        name = self._name_of(disk, round_)
         metadata = self._marked(name)
         metadata["annotations"] |= {"tranship.io/disk": disk, "tranship.io/round": str(round_)}
         pod_labels = dict(metadata["labels"])
         spec = _pod_spec(self._image, claim, secret=name, journal=self._name(disk))
+        if account := self._order.service_account:  # for what policies allow it; its token is not mounted
+            spec["serviceAccountName"] = account
+        if library is not None:
+            vddk.add(spec, library)
+            metadata["annotations"][vddk.ORIGIN] = vddk.origin(library)
         failures = [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "mover", "operator": "In", "values": [1]}},
+            *vddk.failures(library),
         ]
         return {
             "apiVersion": "batch/v1",
@@ -274,9 +337,16 @@ class JobMovers:
                 "suspend": True,
                 "backoffLimit": RETRIES,
                 "podFailurePolicy": {"rules": failures},
-                "template": {"metadata": {"labels": pod_labels}, "spec": spec},
+                "template": {"metadata": {"labels": pod_labels, "annotations": self._attached()}, "spec": spec},
             },
         }
+
+    def _attached(self) -> dict[str, str]:
+        """To the network by which the plan wants disks to travel. Raises NotFound, Invalid."""
+        if not self._order.transfer_network:
+            return {}
+        namespace, _, name = self._order.transfer_network.partition("/")
+        return attached.annotations(self._api.get(ATTACHMENT, name, namespace))
 
     def _marked(self, name: str) -> Object:
         labels = {key: self._order.labels[key] for key in ("plan", "vmID", "migration") if key in self._order.labels}
@@ -292,9 +362,16 @@ class JobMovers:
     def _key(self, disk: str) -> str:
         return hashlib.sha256(f"{self._order.owner}\0{disk}".encode()).hexdigest()[:10]
 
+    def _claim(self, disk: str) -> str:
+        return next(one.name for one in self._order.disks if one.source == disk)
+
     def _name(self, disk: str) -> str:
-        claim = next(one.name for one in self._order.disks if one.source == disk)
-        return f"{_label(claim)}-{self._key(disk)}"
+        """Of what belongs to the disk over all its rounds."""
+        return f"{_label(self._claim(disk))}-{self._key(disk)}"
+
+    def _name_of(self, disk: str, round_: int) -> str:
+        """Of what belongs to one round."""
+        return f"{self._name(disk)}-r{round_}"
 
     def _handle(self, round_: int) -> str:
         return f"{_label(self._order.name)}-{self._key('')}-h{round_}"
@@ -324,7 +401,7 @@ def _pod_spec(image: str, claim: Object, *, secret: str, journal: str) -> Object
         "name": "mover",
         "image": image,
         "command": ["python3", "-m", "tranship.transfer.pod"],
-        "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        "resources": RESOURCES,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -367,71 +444,7 @@ def _pod_spec(image: str, claim: Object, *, secret: str, journal: str) -> Object
 
 # --- what objects say ----------------------------------------------------------------------------------------------------
 
-_JOB_NAME = "batch.kubernetes.io/job-name"
 _NOWHERE = Path("/work/state")
-
-
-def _report(told: Mapping[str, Any]) -> Report:
-    return channel.report(State(told["state"]), told)
-
-
-def _said(log: str) -> Object:
-    """The last line that a pod's mover told."""
-    for line in reversed(log.splitlines()):
-        with suppress(ValueError):
-            told = json.loads(line)
-            if isinstance(told, dict) and "state" in told:
-                return told
-    return {}
-
-
-def _last_word(pod: Object | None) -> Object:
-    for container in (pod or {}).get("status", {}).get("containerStatuses") or ():
-        with suppress(ValueError, KeyError):
-            told = json.loads(container["state"]["terminated"]["message"])
-            if isinstance(told, dict):
-                return told
-    return {}
-
-
-def _lost(job: Object, pod: Object | None) -> Report:
-    """The Job is over, and no mover said why."""
-    ends = [
-        f"{end.get('reason', '')} (exit code {end.get('exitCode')})"
-        for one in (pod or {}).get("status", {}).get("containerStatuses") or ()
-        if (end := one.get("state", {}).get("terminated"))
-    ]
-    said = "; ".join(one.get("message", "") for one in job.get("status", {}).get("conditions") or ())
-    return Report(
-        State.FAILED,
-        reason="MoverLost",
-        message=f"{_called(job)} ended without a word: {', '.join(ends) or said or 'its pod is gone'}",
-        temporary=True,
-        suggestion="Nothing that was finished is lost: the next try goes on from there.",
-        side=Side.TARGET.value,
-    )
-
-
-def _ended(job: Object) -> bool:
-    conditions = job.get("status", {}).get("conditions") or ()
-    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
-
-
-def _started(pod: Object) -> bool:
-    return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
-
-
-def _why_not(pod: Object | None) -> str:
-    """Why a pod does not run yet, as the scheduler or the node says."""
-    status = (pod or {}).get("status", {})
-    for one in status.get("containerStatuses") or ():
-        waits = one.get("state", {}).get("waiting", {})
-        if waits.get("message"):
-            return f"{waits.get('reason')}: {waits['message']}"[:500]
-    for one in status.get("conditions") or ():
-        if one["type"] == "PodScheduled" and one["status"] == "False":
-            return f"{one.get('reason')}: {one.get('message', '')}"[:500]
-    return ""
 
 
 def _rounds(memory: Object | None) -> dict[str, Object]:
@@ -452,14 +465,6 @@ def _claim_of(address: DiskAddress) -> str:
     return unquote(urlsplit(address.url).path.strip("/"))
 
 
-def _called(job: Object) -> str:
-    return f"job {job['metadata']['namespace']}/{job['metadata']['name']}"
-
-
 def _label(name: str) -> str:
     """The beginning of a DNS label."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:36].strip("-") or "disk"
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -18,11 +18,13 @@ from tranship.cluster.api import (
     Api,
     Object,
 )
-from tranship.errors import Denied, NotFound, Side, TranshipError
+from tranship.errors import Denied, Invalid, NotFound, Side, TranshipError
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder
+from tranship.providers.kubevirt import access, attached
+from tranship.providers.kubevirt.jobs import RESOURCES
 from tranship.providers.kubevirt.marks import foreign
-from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota
+from tranship.providers.kubevirt.volumes import StorageClass, claim, over_quota, pod_over_quota
 from tranship.providers.virtualmachine import virtual_machine
 from tranship.resources.conditions import Category
 
@@ -44,7 +46,7 @@ def check(
         remedy = "Create it, or correct spec.targetNamespace."
         yield Finding("NamespaceNotValid", Category.CRITICAL, message, remedy, "NotFound", namespace)
         return
-    wrong = list(_unique_claims(orders))
+    wrong = [*_unique_claims(orders), *_transfer_network(api, orders[0].transfer_network)]
     classes = storage_classes()
     claims: list[Object] = []
     for order in orders:
@@ -58,8 +60,9 @@ def check(
         except TranshipError as error:
             wrong.append(_finding(order, error))
     wrong += _quotas(api, namespace, claims)
+    wrong += _rights(api, namespace)
     yield from wrong
-    if not wrong:
+    if all(one.category is not Category.CRITICAL for one in wrong):
         yield from _dry_run(api, orders, claims)
 
 
@@ -112,6 +115,30 @@ def _networks(api: Api, order: MachineOrder, namespace: Object) -> Iterator[Find
             yield Finding("NetMapDestinationNADNotValid", Category.CRITICAL, message, remedy, "NotFound", name)
 
 
+def _transfer_network(api: Api, id: str) -> Iterator[Finding]:
+    """id: namespace/name, the same for all of a plan."""
+    namespace, _, name = id.partition("/")
+    if not id:
+        return
+    found = api.find(ATTACHMENT, name, namespace, optional=True)
+    if found is None:
+        message = f"the transfer network: there is no NetworkAttachmentDefinition {id}"
+        remedy = (
+            "Create it, or correct spec.transferNetwork, the provider's annotation forklift.konveyor.io/defaultTransferNetwork "
+            "or controller_transfer_network."
+        )
+        yield Finding("TransferNetworkNotValid", Category.CRITICAL, message, remedy, "NotFound", id)
+        return
+    try:
+        gateway = attached.route(found)
+    except Invalid as error:
+        yield Finding("TransferNetworkNotValid", Category.CRITICAL, str(error), error.suggestion, "NotValid", id)
+        return
+    if gateway is None:
+        message = f"the transfer network {id} names no default route: it takes the place of the movers' own network"
+        yield Finding("TransferNetworkMissingDefaultRoute", Category.WARN, message, attached.REMEDY, "NotSet", id)
+
+
 def _attachment(api: Api, order: MachineOrder, nic: NicOrder) -> bool:
     return api.find(ATTACHMENT, nic.network, nic.namespace or order.namespace, optional=True) is not None
 
@@ -153,6 +180,18 @@ def _quotas(api: Api, namespace: str, claims: Sequence[Object]) -> Iterator[Find
             remedy = "Raise the quota, or move fewer or smaller disks into the namespace."
             message = f"ResourceQuota {namespace}/{name}: {text}"
             yield Finding("NotValid", Category.CRITICAL, message, remedy, "ExceededQuota", name)
+        for text, never in pod_over_quota(quota, RESOURCES):
+            remedy = "Raise the quota, or move into another namespace."
+            message = f"ResourceQuota {namespace}/{name}: {text}"
+            type, category = ("NotValid", Category.CRITICAL) if never else ("QuotaUsedUp", Category.WARN)
+            yield Finding(type, category, message, remedy, "ExceededQuota", name)
+
+
+def _rights(api: Api, namespace: str) -> Iterator[Finding]:
+    if lacking := access.missing_in(api, namespace):
+        message = f"in namespace {namespace} the provider's user has no right to {', '.join(lacking)}"
+        remedy = "Give the service account or user these rights, by a Role and a RoleBinding in the namespace."
+        yield Finding("NotValid", Category.CRITICAL, message, remedy, "Denied", namespace)
 
 
 def _dry_run(api: Api, orders: Sequence[MachineOrder], claims: Sequence[Object]) -> Iterator[Finding]:

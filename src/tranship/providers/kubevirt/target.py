@@ -11,7 +11,7 @@ mover uses them: nothing here waits for Bound.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +19,9 @@ from tranship.cluster.api import (
     ATTACHMENT,
     CDI_CONFIG,
     CLAIM,
+    CLUSTER_TYPE,
     INSTANCE,
+    INSTANCE_TYPE,
     MACHINE,
     NAMESPACE,
     PROFILE,
@@ -27,14 +29,14 @@ from tranship.cluster.api import (
     Api,
     Object,
 )
-from tranship.errors import AlreadyExists, Broken, Busy, Invalid, NotFound, Side, Unsupported
+from tranship.errors import AlreadyExists, Broken, Busy, Denied, Invalid, NotFound, Side, Unsupported
 from tranship.inventory.estate import Datastore, Estate
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import TargetSeen
-from tranship.providers.base import Identity
-from tranship.providers.kubevirt import access, facts, preflight
-from tranship.providers.kubevirt.jobs import JobMovers
+from tranship.providers.base import Identity, Library
+from tranship.providers.kubevirt import access, facts, preflight, vddk
+from tranship.providers.kubevirt.jobs import Heard, JobMovers
 from tranship.providers.kubevirt.marks import MANAGED_BY, OWNER, foreign, is_ours
 from tranship.providers.kubevirt.volumes import (
     BLOCK,
@@ -46,6 +48,7 @@ from tranship.providers.kubevirt.volumes import (
     quantity,
 )
 from tranship.providers.virtualmachine import virtual_machine
+from tranship.resources.meta import Kind
 from tranship.transfer.address import DiskAddress
 
 ESTATE_SECONDS = 5.0  # for so long an estate is given again: many plans ask at once, and it serves checks alone
@@ -63,6 +66,7 @@ class KubevirtTarget:
 
     def __init__(self, connect: Callable[[], Api], image: str = "") -> None:
         self._connect, self._image = connect, image
+        self._heard = Heard()
         self._opened: Api | None = None
         self._opening, self._reading = threading.Lock(), threading.Lock()
         self._estate: Estate | None = None
@@ -111,17 +115,36 @@ class KubevirtTarget:
 
     def _read_estate(self) -> Estate:
         machines = [facts.vm(obj) for obj in self._api.list(MACHINE)]
-        attachments = self._api.list(ATTACHMENT) if ATTACHMENT.group in self._api.groups() else ()
-        stores = {
-            one.name: Datastore(id=one.name, name=one.name, kind="storageclass")
-            for one in self.storage_classes().values()
+        groups = self._api.groups()
+        attachments = list(self._api.list(ATTACHMENT)) if ATTACHMENT.group in groups else []
+        objects = list(self._api.list(STORAGE_CLASS))
+        classes = self._with_profiles(objects)
+        stores = {one.name: Datastore(id=one.name, name=one.name, kind="storageclass") for one in classes.values()}
+        types = INSTANCE_TYPE.group in groups
+        others = {
+            "namespaces": facts.things(self._listed(NAMESPACE)),
+            "storageclasses": facts.things(objects, lambda obj: facts.class_facts(classes[obj["metadata"]["name"]])),
+            "networkattachmentdefinitions": facts.things(attachments),
+            "instancetypes": facts.things(self._listed(INSTANCE_TYPE) if types else (), facts.instance_type_facts),
+            "clusterinstancetypes": facts.things(
+                self._listed(CLUSTER_TYPE) if types else (), facts.instance_type_facts
+            ),
         }
         networks = facts.networks(attachments)
-        return Estate(vms={one.id: one for one in machines}, networks=networks, datastores=stores)
+        return Estate(vms={one.id: one for one in machines}, networks=networks, datastores=stores, others=others)
+
+    def _listed(self, kind: Kind) -> list[Object]:
+        """Of what only the inventory shows: not allowed is not there, and identify says which right is missing."""
+        try:
+            return list(self._api.list(kind))
+        except Denied:
+            return []
 
     def storage_classes(self) -> dict[str, StorageClass]:
         """By name, with what CDI says of each where it is installed."""
-        classes = list(self._api.list(STORAGE_CLASS))
+        return self._with_profiles(list(self._api.list(STORAGE_CLASS)))
+
+    def _with_profiles(self, classes: Sequence[Object]) -> dict[str, StorageClass]:
         profiles: Mapping[str, Object] = {}
         config: Object | None = None
         if PROFILE.group in self._api.groups():
@@ -141,11 +164,22 @@ class KubevirtTarget:
         disks = frozenset(
             disk.source for disk in order.disks if disk.source in claims and _usable(order, disk, claims[disk.source])
         )
+        named = [("disk", one) for one in claims.values()] + ([("machine", machine)] if machine else [])
+        uids = {
+            (kind, str(one["metadata"]["name"])): str(one["metadata"]["uid"])
+            for kind, one in named
+            if is_ours(order, one) and not _leaving(one)
+        }
         state = facts.machine_state(machine, instance)
-        return TargetSeen(disks=disks, machine=state, foreign=next((other for other in others if other), ""))
+        foreign_ = next((other for other in others if other), "")
+        return TargetSeen(disks=disks, machine=state, foreign=foreign_, uids=uids)
 
-    def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
-        return list(preflight.check(self._api, orders, self.storage_classes))
+    def check(self, orders: Sequence[MachineOrder], libraries: Collection[Library] = ()) -> list[Finding]:
+        found = list(preflight.check(self._api, orders, self.storage_classes))
+        namespaces = {order.namespace for order in orders}
+        return found + [
+            one for name in namespaces for library in libraries for one in vddk.check(self._api, library, name)
+        ]
 
     # -- disks
 
@@ -171,8 +205,7 @@ class KubevirtTarget:
     def _adopt(self, order: MachineOrder, disk: DiskOrder, found: Object, storage: StorageClass) -> None:
         if other := foreign(order, found, CLAIM.kind):
             raise AlreadyExists(f": {other}", what=CLAIM.kind, name=disk.name, side=Side.TARGET, remedy=REMEDY)
-        if _leaving(found):
-            raise Busy("it is being deleted", what=f"use of volume {disk.name}", fault="Terminating", side=Side.TARGET)
+        _refuse_leaving(found, f"use of volume {disk.name}")
         modes = choose_modes(disk, storage)._replace(volume=_mode(found))
         has, needs = (
             quantity(found["spec"]["resources"]["requests"]["storage"]),
@@ -201,18 +234,17 @@ class KubevirtTarget:
         if not self._image:
             remedy = f"Set {IMAGE} to the image of tranship that the cluster can pull."
             raise Invalid("is not set: movers have no image to run", field=IMAGE, side=Side.TARGET, remedy=remedy)
-        return JobMovers(self._api, order, self._image)
+        return JobMovers(self._api, order, self._image, self._heard)
 
-    def delete_disks(self, order: MachineOrder, disks: Iterable[str]) -> None:
-        """What is not ours, or not there, is left as it is. Raises Busy while the machine may run."""
-        keys = set(disks)
+    def delete_disks(self, order: MachineOrder, made: Mapping[str, str]) -> None:
+        """What has not the uid that is given is left as it is. Raises Busy while the machine may run."""
         seen = self.observe(order)
         if seen.may_run and not seen.foreign:
             what = f"deleting disks of {order.name}"
             raise Busy("stop it first", what=what, fault=seen.machine.value, side=Side.TARGET)
         for disk in order.disks:
-            found = self._api.find(CLAIM, disk.name, order.namespace) if disk.source in keys else None
-            if found is not None and is_ours(order, found) and not _leaving(found):
+            found = self._api.find(CLAIM, disk.name, order.namespace) if made.get(disk.source) else None
+            if found is not None and _is(order, found, made[disk.source]) and not _leaving(found):
                 self._api.delete(CLAIM, found)
 
     # -- machine
@@ -231,6 +263,7 @@ class KubevirtTarget:
             except AlreadyExists:
                 machine = self._api.get(MACHINE, order.name, order.namespace)
         self._refuse_foreign(order, machine, MACHINE.kind)
+        _refuse_leaving(machine, f"use of machine {order.name}")
         for one in claims.values():
             self._give(one, machine)
 
@@ -272,18 +305,16 @@ class KubevirtTarget:
         return machine
 
     def _run(self, order: MachineOrder, machine: Object, strategy: str) -> None:
-        if _leaving(machine):
-            what = f"use of machine {order.name}"
-            raise Busy("it is being deleted", what=what, fault="Terminating", side=Side.TARGET)
+        _refuse_leaving(machine, f"use of machine {order.name}")
         if facts.run_strategy(machine) != strategy:
             self._api.patch(MACHINE, machine, {"spec": {"runStrategy": strategy, "running": None}})
 
-    def delete_machine(self, order: MachineOrder) -> None:
-        """A machine that still runs is ended; stop_machine is the gentle way. Its disks stay: they are taken back first."""
+    def delete_machine(self, order: MachineOrder, uid: str) -> None:
+        """A machine that still runs is ended; stop_machine is the gentle way. Its disks stay: they are taken back first. One
+        that has not that uid is left as it is."""
         machine = self._api.find(MACHINE, order.name, order.namespace)
-        if machine is None or not is_ours(order, machine):
+        if machine is None or not _is(order, machine, uid):
             return
-        uid = machine["metadata"]["uid"]
         for one in self._claims(order).values():
             owners = one["metadata"].get("ownerReferences") or []
             left = [owner for owner in owners if owner["uid"] != uid]
@@ -322,6 +353,15 @@ def _size(found: Object) -> int:
 
 def _mode(found: Object) -> str:
     return BLOCK if found["spec"].get("volumeMode") == BLOCK else FILESYSTEM
+
+
+def _is(order: MachineOrder, obj: Object, uid: str) -> bool:
+    return is_ours(order, obj) and obj["metadata"]["uid"] == uid
+
+
+def _refuse_leaving(obj: Object, what: str) -> None:
+    if _leaving(obj):
+        raise Busy("it is being deleted", what=what, fault="Terminating", side=Side.TARGET)
 
 
 def _leaving(obj: Object) -> bool:

@@ -32,9 +32,13 @@ class Modes(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClass:
     """profile: (access modes, volume mode) as CDI recommends them, the best first; empty without CDI. overhead: the share of
-    a file system that CDI counts as lost, None = it does not say."""
+    a file system that CDI counts as lost, None = it does not say. default: of the cluster, default_virt: of KubeVirt, which
+    prefers it. late: volumes are bound when they are used first."""
 
     name: str
+    default: bool = False
+    default_virt: bool = False
+    late: bool = False
     profile: tuple[tuple[tuple[str, ...], str], ...] = ()
     overhead: float | None = None
 
@@ -97,18 +101,19 @@ _UNITS: Mapping[str, int] = {
 }
 
 
-def quantity(text: str | int) -> int:
-    """A Kubernetes quantity in whole units: 10Gi, 512, 2e9, 1500m."""
+def quantity(text: str | int, scale: int = 1) -> int:
+    """A Kubernetes quantity in whole units: 10Gi, 512, 2e9, 1500m. scale: how many of what is wanted are one of those, 1000
+    for thousandths of a processor."""
     text = str(text)
     unit = text.lstrip("+-.0123456789")
     if unit.startswith(("e", "E")) and unit[1:]:
-        return math.ceil(float(text))
+        return math.ceil(float(text) * scale)
     if unit == "m":
-        return math.ceil(float(text.removesuffix("m")) / 1000)
+        return math.ceil(float(text.removesuffix("m")) * scale / 1000)
     if unit not in _UNITS:
         raise Invalid(f"{text!r} is no quantity", field="quantity", side=Side.TARGET)
     number = text.removesuffix(unit)
-    return math.ceil(float(number) * _UNITS[unit]) if "." in number else int(number) * _UNITS[unit]
+    return math.ceil(float(number) * _UNITS[unit] * scale) if "." in number else int(number) * _UNITS[unit] * scale
 
 
 def over_quota(quota: Mapping[str, Any], wanted: Iterable[Object]) -> list[str]:
@@ -129,3 +134,27 @@ def over_quota(quota: Mapping[str, Any], wanted: Iterable[Object]) -> list[str]:
         if needed > free:
             said.append(f"{name}: {needed} needed, {max(free, 0)} of {hard} are left")
     return said
+
+
+def pod_over_quota(quota: Mapping[str, Any], resources: Object) -> list[tuple[str, bool]]:
+    """What of a ResourceQuota one pod with these resources would pass, and whether it would even if nothing else were there.
+    quota: the object."""
+    spec, used, found = quota.get("spec", {}), quota.get("status", {}).get("used", {}), []
+    if spec.get("scopeSelector") or not set(spec.get("scopes") or ()) <= {"NotTerminating", "NotBestEffort"}:
+        return []  # it does not count such a pod, or not surely
+    for name, hard in quota.get("status", {}).get("hard", spec.get("hard", {})).items():
+        group, _, what = name.rpartition(".")
+        if name in ("pods", "count/pods", "count/jobs.batch"):
+            needed: str | int | None = 1
+        elif what in ("cpu", "memory") and group in ("", "requests", "limits"):
+            needed = resources.get(group or "requests", {}).get(what)
+        else:
+            continue
+        if needed is None:
+            found.append((f"{name} is counted, and a mover's pod sets none: it needs a LimitRange that does", False))
+            continue
+        free = quantity(hard, 1000) - quantity(used.get(name, 0), 1000)
+        if quantity(needed, 1000) > free:
+            text = f"{name}: a mover's pod needs {needed}, {used.get(name, 0)} of {hard} are used"
+            found.append((text, quantity(needed, 1000) > quantity(hard, 1000)))
+    return found

@@ -26,7 +26,7 @@ def domain_xml(
     if order.uuid:
         _text(domain, "uuid", order.uuid)
     _text(domain, "memory", str(-(-order.memory // 1024)), unit="KiB")
-    _text(domain, "vcpu", str(order.sockets * order.cores))
+    _text(domain, "vcpu", str(order.sockets * order.cores * order.threads))
     _boot(domain, firmware, variables)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
@@ -34,7 +34,7 @@ def domain_xml(
     if firmware is not None and firmware.secure:
         SubElement(features, "smm", state="on")
     cpu = SubElement(domain, "cpu", mode="host-passthrough" if accelerator.name == "kvm" else "maximum")
-    SubElement(cpu, "topology", sockets=str(order.sockets), cores=str(order.cores), threads="1")
+    SubElement(cpu, "topology", sockets=str(order.sockets), cores=str(order.cores), threads=str(order.threads))
     SubElement(domain, "clock", offset="utc")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(domain, event, action)
@@ -103,3 +103,5 @@ def _nic(devices: Element, nic: NicOrder) -> None:
     if nic.kind != "pod":
         SubElement(element, "source", bridge=nic.network)
     SubElement(element, "model", type=nic.model)
+    if not nic.up:
+        SubElement(element, "link", state="down")

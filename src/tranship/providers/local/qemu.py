@@ -86,9 +86,9 @@ def command(
         machine += ",pflash0=code,pflash1=variables"
     if smm:
         argv += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
-    cpus = order.sockets * order.cores
+    cpus = order.sockets * order.cores * order.threads
     argv += ["-machine", machine, "-m", f"{-(-order.memory // MIB)}M"]
-    argv += ["-smp", f"cpus={cpus},sockets={order.sockets},cores={order.cores},threads=1"]
+    argv += ["-smp", f"cpus={cpus},sockets={order.sockets},cores={order.cores},threads={order.threads}"]
     if order.uuid:
         argv += ["-uuid", order.uuid]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std", "-rtc", "base=utc,driftfix=slew"]

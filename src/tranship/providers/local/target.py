@@ -14,7 +14,7 @@ instead of the system's).
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -26,7 +26,7 @@ from tranship.inventory.vm import VM
 from tranship.migration.checks import Finding
 from tranship.migration.mapping import DiskOrder, MachineOrder
 from tranship.migration.seen import MachineState, TargetSeen
-from tranship.providers.base import Identity
+from tranship.providers.base import Identity, Library
 from tranship.providers.host import HostMovers
 from tranship.providers.local import acceleration, firmware, qemu
 from tranship.providers.local.acceleration import Accelerator
@@ -103,7 +103,7 @@ class LocalTarget:
             state = MachineState.OFF if qemu.running(home.path) is None else MachineState.RUNNING
         return TargetSeen(disks=disks, machine=state, foreign=foreign)
 
-    def check(self, orders: Sequence[MachineOrder]) -> list[Finding]:
+    def check(self, orders: Sequence[MachineOrder], libraries: Collection[Library] = ()) -> list[Finding]:
         found = [finding for order in orders for finding in _left_out(order)]
         wanted = []
         for order in orders:
@@ -220,7 +220,7 @@ class LocalTarget:
         if home.owned():
             qemu.stop(home.path, self._grace)
 
-    def delete_machine(self, order: MachineOrder) -> None:
+    def delete_machine(self, order: MachineOrder, uid: str = "") -> None:
         """A machine that still runs is ended at once; stop_machine is the gentle way. Its disks stay."""
         home = self._home(order)
         if home.owned():
@@ -312,7 +312,9 @@ def _left_out(order: MachineOrder) -> Iterator[Finding]:
     asked = {
         "spec.targetNodeSelector": order.node_selector,
         "spec.targetAffinity": order.affinity,
+        "spec.transferNetwork": order.transfer_network,
         "spec.vms[].instanceType": order.instance_type,
+        "spec.enableNestedVirtualization": order.nested is False,
         "the storage map's accessMode": next((disk.access_mode for disk in order.disks if disk.access_mode), ""),
         "the storage map's volumeMode": next((disk.volume_mode for disk in order.disks if disk.volume_mode), ""),
     }

@@ -92,6 +92,10 @@ def read_vm(said: Entity) -> VM:
         power=POWER.get(status, Power.UNKNOWN),
         cpus=sockets * cores * threads,
         cores_per_socket=cores * threads,
+        threads=threads,
+        dedicated_cpus=text(said, "cpu_pinning_policy") == "dedicated",
+        timezone=_timezone(text(said, "time_zone", "name")),
+        serial=text(said, "serial_number", "value") if text(said, "serial_number", "policy") == "custom" else "",
         memory=integer(said, "memory"),
         tpm=boolean(said, "tpm_enabled") or os in NEEDS_TPM,
         host=text(said, "host", "id"),
@@ -107,6 +111,11 @@ def read_vm(said: Entity) -> VM:
         nics=tuple(_nics(said)),
         traits=_traits(said),
     )
+
+
+def _timezone(name: str) -> str:
+    """Windows guests have Microsoft's names for zones, which no clock of the target knows."""
+    return name if "/" in name or name in ("UTC", "GMT") else ""
 
 
 def _guest_name(guest: Any) -> str:
@@ -226,7 +235,7 @@ def settle(vm: VM, world: World, revision: int = 0) -> VM:
         firmware="efi" if bios in _EFI else "bios",
         secure_boot=bios == "q35_secure_boot",
         disks=tuple(_whole_disk(disk, world) for disk in vm.disks),
-        nics=tuple(replace(nic, network=text(world.profiles.get(nic.network), "network", "id")) for nic in vm.nics),
+        nics=tuple(_whole_nic(nic, world.profiles.get(nic.network)) for nic in vm.nics),
         traits=traits,
         revision=revision,
     )
@@ -246,6 +255,11 @@ def _whole_disk(disk: Disk, world: World) -> Disk:
         shared=boolean(said, "shareable"),
         backing_uuid=text(said, "image_id"),
     )
+
+
+def _whole_nic(nic: Nic, profile: Entity | None) -> Nic:
+    direct = text(profile, "pass_through", "mode") == "enabled"
+    return replace(nic, network=text(profile, "network", "id"), pass_through=direct)
 
 
 def _lun(disk: Any) -> Entity | None:

@@ -123,7 +123,7 @@ class OvirtSource:
 
     # -- its bytes -----------------------------------------------------------------------------------------------------
 
-    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
+    def ways(self, vm: VM, *, warm: bool, on_this_host: bool) -> tuple[DiskWay, ...]:
         return choice.choose(vm, warm=warm)
 
     def open_disks(

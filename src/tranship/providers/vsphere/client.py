@@ -8,7 +8,8 @@ by threads. Every use of the wire goes through `call` or `read`, which turn what
 - A broken connection says nothing about what the server did: only `read` (idempotent) repeats, `call` raises Unreachable
   (temporary) and its caller looks at the world before asking again.
 
-Work that must not disturb the session of another (a long wait, a mover's cookie) takes a `sibling()`: a login of its own.
+Work that must not disturb the session of another (a long wait) takes a `sibling()`: a login of its own. Movers get
+sessions of their own (lending.py).
 """
 
 import contextlib
@@ -60,11 +61,12 @@ class Login:
 
 
 class Client:
-    """timeout: seconds for a connection, and for each wait on a socket."""
+    """timeout: seconds for a connection, and for each wait on a socket. agent: what the session list calls the program."""
 
-    def __init__(self, login: Login, *, timeout: float = 60.0) -> None:
+    def __init__(self, login: Login, *, timeout: float = 60.0, agent: str = "") -> None:
         self.login = login
         self.timeout = timeout
+        self.agent = agent
         self.host, self.port = endpoint(login.url)
         self.netloc = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         self._lock = threading.Lock()
@@ -102,12 +104,6 @@ class Client:
         """A sign of life that needs a living session; renews one that has ended."""
         self.properties(self.content.rootFolder._moId, vim.Folder, ["name"])
 
-    @property
-    def cookie(self) -> str:
-        """The session cookie, `vmware_soap_session=...`: for readers of the same session. Touch it first."""
-        self.connect()
-        return str(self._stub.cookie).partition(";")[0]
-
     def close(self) -> None:
         """Log out, if it is easy."""
         with self._lock:
@@ -126,10 +122,14 @@ class Client:
                     self._open()
                 self._stub.cookie = ""
                 self._content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
-                self._session = self._content.sessionManager.Login(self.login.user, self.login.password).key
+                self._session = self._enter(self._content.sessionManager)
             except Exception as error:
                 raise self._wrap("log in", error) from error
             self._epoch = seen + 1
+
+    def _enter(self, manager: Any) -> str:
+        """The key of the session that the connection is in from now on."""
+        return str(manager.Login(self.login.user, self.login.password).key)
 
     def _open(self) -> None:
         self._context = self.login.trust.context(self.host, self.port, min(self.timeout, 15))
@@ -143,6 +143,7 @@ class Client:
             sslContext=self._context,
             httpConnectionTimeout=self.timeout,
             connectionPoolTimeout=_IDLE,
+            customHeaders={"User-Agent": self.agent} if self.agent else None,
         )
 
     def _negotiate(self, path: str) -> str:

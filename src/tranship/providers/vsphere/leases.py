@@ -1,7 +1,7 @@
 """Export leases (HttpNfcLease): disks as streams. One lease per VM and round, shared by all its disks.
 
 Called by the source. A lease belongs to the session that opened it and dies 300 s after the last sign of life, so it is
-opened by a client whose session nobody else renews, and its id is the handle that survives a restart of the controller.
+opened in the session that is lent for the round, with which a restarted controller finds it again.
 """
 
 import re

@@ -1,13 +1,14 @@
 """vSphere as a source: fulfils providers.base.Source with the files beside it.
 
-Made by the registry for a Provider of type vsphere, used by the controllers from several threads. Three sessions: one for
-calls, one for the inventory's long wait, one whose cookie and leases the movers use, so that a renewed login of one does
-not end what another has open.
+Made by the registry for a Provider of type vsphere, used by the controllers from several threads. It has two sessions, one for
+calls and one for the inventory's long wait; each round's movers are lent one of their own (lending.py).
 
-settings: vddkDirectory (local directory of VMware's VDDK; absent = go without).
+settings, all of where VMware's VDDK is: vddkDirectory for movers on this host; vddkInitImage (an image) or vddkVolumeClaim (a
+claim in the plan's target namespace) for movers in a cluster. Without one that fits the movers go without.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from threading import Event
 from urllib.parse import quote, urlencode
 
@@ -16,13 +17,16 @@ from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
 from tranship.providers.base import DiskWay, Identity, Probe, Reading
-from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, ways, wire
+from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, wire
 from tranship.providers.vsphere.client import Client, Login
 from tranship.providers.vsphere.disks import LiveDisk, live_disks
 from tranship.providers.vsphere.inventory import Inventory
+from tranship.providers.vsphere.lending import Handle, Lender, Lent
 from tranship.providers.vsphere.sdk import collector, vim
+from tranship.providers.vsphere.ways import DATASTORE, NFC, VDDK, WAYS, choose, configured, library
 from tranship.transfer import channel
 from tranship.transfer.address import DiskAddress, Extent
+from tranship.transfer.library import placed
 
 PRIVILEGES = (
     "VirtualMachine.State.CreateSnapshot",
@@ -35,7 +39,6 @@ PRIVILEGES = (
     "Datastore.Browse",
     "Datastore.FileManagement",
 )
-_LEASE, _SESSION = "lease:", "session:"
 
 
 class VsphereSource:
@@ -44,10 +47,10 @@ class VsphereSource:
     ) -> None:
         """timeout: seconds for each wait on the network. wait: seconds of one wait for changes. Raises Invalid."""
         self._login = Login.of(url, secret)
-        self._vddk = settings.get("vddkDirectory", "")
+        self._vddk = configured(settings)
         self._wait = wait
         self._calls = Client(self._login, timeout=timeout)
-        self._data = self._calls.sibling()
+        self._lender = Lender(self._calls)
 
     def identify(self) -> Identity:
         self._calls.touch()
@@ -70,7 +73,7 @@ class VsphereSource:
 
     def close(self) -> None:
         self._calls.close()
-        self._data.close()
+        self._lender.close()
 
     # -- the VM ------------------------------------------------------------------------------------------------------
 
@@ -103,9 +106,11 @@ class VsphereSource:
 
     # -- its bytes -----------------------------------------------------------------------------------------------------
 
-    def ways(self, vm: VM, *, warm: bool) -> tuple[DiskWay, ...]:
-        kinds = [] if self._vddk else [(id, self._kind(id)) for id in {disk.datastore for disk in vm.disks} if id]
-        return ways.choose(vm, warm=warm, vddk=self._vddk, kinds=kinds)
+    def ways(self, vm: VM, *, warm: bool, on_this_host: bool) -> tuple[DiskWay, ...]:
+        stores = {disk.datastore for disk in vm.disks if disk.datastore}
+        vddk = self._vddk.reaches(on_this_host=on_this_host)
+        kinds = [] if vddk else [(id, self._kind(id)) for id in stores]
+        return choose(vm, warm=warm, vddk=self._vddk, on_this_host=on_this_host, kinds=kinds)
 
     def open_disks(
         self,
@@ -117,50 +122,40 @@ class VsphereSource:
         before: str,
         remember: Callable[[str], None],
     ) -> Mapping[str, Reading]:
-        """One lease for all the disks that are exported. The handle keeps the lease, or the session of the cookies."""
+        """One session for all of them, and in it one lease for those that are exported."""
         moid, disks = self._frozen(vm, snapshot)
         missing = [key for key in ways if key not in disks]
         if missing:
             raise NotFound(f" on VM {vm.name}", what="disk", name=missing[0], side=Side.SOURCE)
-        addresses: dict[str, DiskAddress] = {}
-        streamed = [disks[key] for key, way in ways.items() if way == "nfc"]
-        if {"datastore", "nfc"} & set(ways.values()):
-            self._data.touch()  # its cookie goes into the addresses, and it may have rested for hours
-        if "datastore" in ways.values():
-            remember(f"{_SESSION}{vm.id}")
-        for key, way in ways.items():
-            match way:
-                case "vddk":
-                    addresses[key] = self._vddk_address(vm, moid, disks[key])
-                case "datastore":
-                    addresses[key] = self._folder_address(vm, disks[key], snapshot)
-                case "nfc":
-                    pass
-                case _:
-                    raise Unsupported("no such way from vSphere", what=f"reading disk {key} by {way}")
-        if streamed:
-            lease, offered = leases.open_lease(self._data, vm.id, moid, streamed, before.removeprefix(_LEASE))
-            remember(f"{_LEASE}{lease}")
-            addresses |= {key: self._stream_address(stream) for key, stream in offered.items()}
+        unknown = [key for key, way in ways.items() if way not in WAYS]
+        if unknown:
+            raise Unsupported("no such way from vSphere", what=f"reading disk {unknown[0]} by {ways[unknown[0]]}")
+        # what needs no session first: one that cannot be opened shall not cost one
+        folders = {key: self._folder_url(vm, disks[key], snapshot) for key, way in ways.items() if way == DATASTORE}
+        handle, lent = self._lender.lend(vm.id, before, remember)
+        addresses = {key: self._vddk_address(vm, moid, disks[key], lent) for key, way in ways.items() if way == VDDK}
+        trust = self._login.trust.credentials()
+        addresses |= {key: DiskAddress(url, {**trust, "cookie": lent.header}) for key, url in folders.items()}
+        if streamed := [disks[key] for key, way in ways.items() if way == NFC]:
+            lease, offered = leases.open_lease(lent, vm.id, moid, streamed, Handle.read(before).lease)
+            remember(str(replace(handle, lease=lease)))
+            addresses |= {key: self._stream_address(stream, lent) for key, stream in offered.items()}
         return {key: self._reading(vm, key, address, snapshot, base.get(key, "")) for key, address in addresses.items()}
 
     def _reading(self, vm: VM, disk: str, address: DiskAddress, snapshot: str, since: str) -> Reading:
+        reading = Reading(address, library=self._vddk if address.url.startswith(f"{VDDK}:") else None)
         if not since:
-            return Reading(address)
+            return reading
         try:
-            return Reading(address, delta=True, changed=self.changes(vm, disk, snapshot, since))
+            return replace(reading, delta=True, changed=self.changes(vm, disk, snapshot, since))
         except Refused as error:  # the changeId is of another epoch: everything may have changed
-            return Reading(address, full=f"the source knows no changes since {since}: {error.detail}")
+            return replace(reading, full=f"the source knows no changes since {since}: {error.detail}")
 
     def keep(self, handle: str) -> None:
-        if handle.startswith(_LEASE):
-            leases.keep_lease(self._data, handle.removeprefix(_LEASE))
-        elif handle.startswith(_SESSION):
-            self._data.touch()
+        self._lender.keep(handle)
 
     def close_disks(self, handle: str) -> None:
-        if handle.startswith(_LEASE):
-            leases.close_lease(self._data, handle.removeprefix(_LEASE))
+        self._lender.give_back(handle)
 
     def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
         """Areas changed between changeId `since` and the own snapshot ("" = the powered-off VM's present), complete: paged
@@ -185,11 +180,15 @@ class VsphereSource:
         return cbt.collect(ask, disks[disk].capacity)
 
     def probe(self, vm: VM) -> tuple[Probe, ...]:
-        """Try each way on the first disk, as far as the VM's present state allows."""
+        """Try each way on the first disk, from here, as far as the VM's present state allows."""
         seen = self.observe(vm)
         own = next((item.name for item in seen.snapshots if item.name.startswith(snapshots.OWN)), "")
         off = seen.power is Power.OFF
-        result = [self._probe(vm, "vddk", own, off or bool(own))] if self._vddk else []
+        result = []
+        if self._vddk.directory:
+            result.append(self._probe(vm, "vddk", own, off or bool(own)))
+        elif self._vddk.image or self._vddk.claim:
+            result.append(Probe("vddk", None, "cannot be tried from here: only movers in the cluster have the library"))
         result.append(self._probe(vm, "nfc", own, off or bool(own)))
         result.append(self._probe(vm, "datastore", "", off and not seen.snapshots))
         return tuple(result)
@@ -201,16 +200,19 @@ class VsphereSource:
         lent: list[str] = []
         try:
             if way == "vddk":
-                ways.library(self._vddk)
+                library(self._vddk.directory)
             disks = self._frozen(vm, snapshot)[1]
             first = min(disks, key=int)
             wanted = {first: way}
             opened = self.open_disks(vm, wanted, snapshot=snapshot, base={}, before="", remember=lent.append)
-            outcome = channel.probe(opened[first].address, disks[first].capacity)
+            address = opened[first].address
+            if way == "vddk":
+                address = placed(address, self._vddk.directory)
+            outcome = channel.probe(address, disks[first].capacity)
         except TranshipError as error:
             return Probe(way, False, str(error))
         finally:
-            for handle in lent:
+            for handle in lent[-1:]:  # each names all that is lent so far
                 self.close_disks(handle)
         return Probe(way, outcome.works, outcome.detail)
 
@@ -227,22 +229,23 @@ class VsphereSource:
             raise Refused(detail, what=f"reading {vm.name}", fault="InvalidPowerState", side=Side.SOURCE)
         return "", live_disks(said.get("config.hardware.device", ()))
 
-    def _vddk_address(self, vm: VM, moid: str, disk: LiveDisk) -> DiskAddress:
-        ways.library(self._vddk)
-        query = {"moref": vm.id, "disk": disk.path, "libdir": self._vddk, "port": str(self._calls.port)}
+    def _vddk_address(self, vm: VM, moid: str, disk: LiveDisk, lent: Lent) -> DiskAddress:
+        query = {"moref": vm.id, "disk": disk.path, "port": str(self._calls.port)}
         if moid:
             query["snapshot"] = moid
-        credentials = {"user": self._login.user, "password": self._login.password, "fingerprint": self._calls.sha1}
-        return DiskAddress(f"vddk://{self._calls.netloc}/?{urlencode(query)}", credentials)
+        session = {"user": self._login.user, "cookie": lent.cookie, "key": lent.key}
+        return DiskAddress(
+            f"vddk://{self._calls.netloc}/?{urlencode(query)}", {**session, "fingerprint": self._calls.sha1}
+        )
 
-    def _stream_address(self, stream: leases.Stream) -> DiskAddress:
+    def _stream_address(self, stream: leases.Stream, lent: Lent) -> DiskAddress:
         """The session's cookie goes to the vCenter only; a host knows the caller by the ticket in the URL."""
         credentials = {"fingerprint": stream.thumbprint} if stream.thumbprint else self._login.trust.credentials()
         if stream.local:
-            credentials["cookie"] = self._data.cookie
+            credentials["cookie"] = lent.header
         return DiskAddress(f"nfc+{stream.url}", credentials)
 
-    def _folder_address(self, vm: VM, disk: LiveDisk, snapshot: str) -> DiskAddress:
+    def _folder_url(self, vm: VM, disk: LiveDisk, snapshot: str) -> str:
         what = f"reading disk {disk.label or disk.key} of {vm.name} from its datastore"
         if snapshot or disk.chained:
             raise Unsupported("a host serves no file of a chain of snapshots", what=what, side=Side.SOURCE)
@@ -251,8 +254,7 @@ class VsphereSource:
             raise Unsupported(f"its file is {disk.path!r}", what=what, side=Side.SOURCE)
         flat = f"{path.removesuffix('.vmdk')}-flat.vmdk"
         query = urlencode({"dcPath": self._datacenter(disk.datastore), "dsName": store}, quote_via=quote)
-        credentials = {**self._login.trust.credentials(), "cookie": self._data.cookie}
-        return DiskAddress(f"datastore+https://{self._calls.netloc}/folder/{quote(flat)}?{query}", credentials)
+        return f"datastore+https://{self._calls.netloc}/folder/{quote(flat)}?{query}"
 
     def _kind(self, datastore: str) -> str:
         return str(self._calls.properties(datastore, vim.Datastore, ["summary.type"]).get("summary.type", ""))

@@ -2,7 +2,8 @@
 
     vddk://VCENTER/?moref=vm-42&snapshot=snapshot-7&disk=[ds]+vm/vm.vmdk&libdir=/opt/vddk[&port=443][&transports=nbdssl:nbd]
 
-Credentials: user and password (or a session `cookie`), and how to trust the server as everywhere (`transfer.tls`).
+Credentials: user and password, or `user`, `cookie` and `key` of a vCenter session (the value of `vmware_soap_session`, and the
+session's key); and how to trust the server as everywhere (`transfer.tls`).
 Several asynchronous reads are kept in flight on each of a few handles: one at a time leaves most of the wire idle, and
 calling the library through a plug-in behind NBD was measured five times slower. A channel is one handle. Handles are opened and
 closed one after the other, as the library demands; its completions come on threads of its own.
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
-from tranship.errors import CopyFailed, Invalid, Side, TimedOut
+from tranship.errors import AuthFailed, Busy, CopyFailed, Invalid, Side, TimedOut
 from tranship.transfer.address import DiskAddress, Extent
 from tranship.transfer.readers import vixdisklib as vix
 from tranship.transfer.readers.base import Channel, Plain
@@ -41,6 +42,7 @@ class Place:
     user: str
     password: str = field(repr=False)
     cookie: str = field(repr=False)
+    key: str = field(repr=False)
     thumbprint: str
 
 
@@ -53,7 +55,7 @@ def parse(address: DiskAddress) -> Place:
         if not query.get(name):
             raise Invalid("it is missing in the address", field=name, side=Side.SOURCE)
     if not secrets.get("user") or not (secrets.get("password") or secrets.get("cookie")):
-        raise Invalid("VDDK needs a user and a password", field="credentials", side=Side.SOURCE)
+        raise Invalid("VDDK needs a user, and a password or a session", field="credentials", side=Side.SOURCE)
     server, port = parts.hostname or "", int(query.get("port", parts.port or 443))
     return Place(
         server=server,
@@ -66,6 +68,7 @@ def parse(address: DiskAddress) -> Place:
         user=secrets["user"],
         password=secrets.get("password", ""),
         cookie=secrets.get("cookie", ""),
+        key=secrets.get("key", ""),
         thumbprint=_thumbprint(address, server, port),
     )
 
@@ -112,12 +115,17 @@ class Session:
             secrets = params.credentials
             if place.cookie:
                 secrets.session.cookie, secrets.session.user = place.cookie.encode(), place.user.encode()
-                secrets.session.key = place.password.encode()
+                secrets.session.key = place.key.encode()
             else:
                 secrets.uid.user, secrets.uid.password = place.user.encode(), place.password.encode()
             snapshot = place.snapshot.encode() or None
             out = ctypes.byref(self._connection)
             self.check("ConnectEx", pointer, b"\1", snapshot, place.transports.encode(), out)
+        except AuthFailed as error:
+            if not place.cookie:
+                raise
+            detail = f"the vCenter session that was lent has ended: {error.detail}"  # whoever lent it lends another
+            raise Busy(detail, side=Side.SOURCE, what=f"reading {place.disk}", fault="SessionEnded") from error
         finally:
             if allocated:
                 library.call("FreeConnectParams", pointer)

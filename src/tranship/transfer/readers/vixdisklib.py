@@ -21,6 +21,7 @@ from tranship.errors import (
     TranshipError,
     Unreachable,
 )
+from tranship.transfer.library import DISTRIBUTION, folders
 
 OK, INVALID_ARGUMENT, FILE_NOT_FOUND, NOT_SUPPORTED, ASYNC = 0, 3, 4, 6, 25000
 NO_PERMISSION, VM_NOT_FOUND, SNAPSHOT_NOT_FOUND, NO_CONNECTION = 3014, 4000, 13003, 18000
@@ -156,7 +157,9 @@ class Library:
     def __init__(self, directory: str) -> None:
         self.users = 0
         self.directory = directory
-        self._c = _load(directory)
+        path = _required(directory)
+        self._home = str(path.parent.parent if path.parent.name == "lib64" else path.parent)
+        self._c = _load(path, directory)
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._c, f"VixDiskLib_{name}", None)
             if function is None and name not in _OPTIONAL:
@@ -172,7 +175,7 @@ class Library:
         code = INVALID_ARGUMENT
         for major, minor in VERSIONS:
             code = self.InitEx(  # type: ignore[attr-defined]
-                major, minor, self._silent, self._warn, self._warn, self.directory.encode(), None
+                major, minor, self._silent, self._warn, self._warn, self._home.encode(), None
             )
             if code == OK:
                 return
@@ -223,18 +226,21 @@ class Library:
 
 
 def find(directory: str) -> Path | None:
-    """The library file within a directory as it is unpacked, or one that holds it directly."""
-    folders = (Path(directory) / "lib64", Path(directory))
-    return next((f / name for f in folders for name in LIBRARIES if (f / name).exists()), None)
+    """The library file within a directory of any of the known forms."""
+    return next((f / name for f in folders(directory) for name in LIBRARIES if (f / name).exists()), None)
 
 
-def _load(directory: str) -> ctypes.CDLL:
+def _required(directory: str) -> Path:
     path = find(directory)
     if path is None:
-        detail = f"no {LIBRARIES[1]} (nor .7, .6) in it or in its lib64"
+        detail = f"no {LIBRARIES[1]} (nor .9, .7, .6) in it, in its lib64 or in its {DISTRIBUTION}/lib64"
         raise ToolMissing(
             detail, tool=f"VixDiskLib in {directory!r}", remedy="Name the directory of the unpacked VDDK."
         )
+    return path
+
+
+def _load(path: Path, directory: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError as error:
