@@ -25,8 +25,8 @@ from tranship.resources.vm import PlanVM
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOrder:
     """source: key of the source disk. name: of the disk on the target (claim or file), a DNS label. pool: destination
-    storage (class or directory). size in bytes, a multiple of 512. bus: virtio, sata, scsi. boot: 1 = boot disk, 0 = not
-    booted from. volume: the disk's name within the machine. origin: what the source calls it, a path or an id. serial: what
+    storage (class or directory). size in bytes, a multiple of 512. bus: virtio, sata, scsi. boot: place in the boot order,
+    0 = none. volume: the disk's name within the machine. origin: what the source calls it, a path or an id. serial: what
     the guest reads as the disk's serial number."""
 
     source: str
@@ -285,7 +285,7 @@ def _disks(
             pool=destination.storage_class,
             size=disk.capacity,
             bus=bus(disk),
-            boot=1 if number == root else 0,
+            boot=_boot_order(number, root),
             access_mode=destination.access_mode or "",
             volume_mode=destination.volume_mode or "",
             volume=volume,
@@ -313,6 +313,12 @@ def _boot_disk(entry: PlanVM, vm: VM) -> int:
             raise Invalid(f"{entry.root_disk!r} is no disk of {vm.name}", field="spec.vms[].rootDisk", remedy=remedy)
         return number
     return next((number for number, disk in enumerate(vm.disks) if disk.bootable), 0)
+
+
+def _boot_order(number: int, root: int) -> int:
+    """All disks have a place: a BIOS that follows an order strictly shows boot loaders none that has not, and theirs may lie
+    on several."""
+    return 1 if number == root else number + (2 if number < root else 1)
 
 
 def _disk_serial(vm: VM, disk: Disk) -> str:

@@ -17,7 +17,7 @@ def test_the_order_keeps_what_the_guest_knows_itself_by() -> None:
     assert (made.sockets, made.cores, made.memory, made.firmware) == (2, 2, 1 << 30, "efi")
     assert [(disk.source, disk.size, disk.bus, disk.boot) for disk in made.disks] == [
         ("2000", 1 << 20, "virtio", 1),
-        ("2001", 1 << 21, "virtio", 0),
+        ("2001", 1 << 21, "virtio", 2),
     ]
     assert [(nic.mac, nic.kind, nic.network) for nic in made.nics] == [
         ("00:50:56:00:00:01", "pod", ""),
@@ -38,7 +38,7 @@ def test_a_guest_that_ran_on_kvm_keeps_its_disks_and_nics() -> None:
     nics = tuple(replace(WEB.nics[0], model=model) for model in ("virtio", "e1000", "rtl8139", "pci_passthrough"))
     vm = replace(WEB, native=True, disks=disks, nics=nics)
     made = order(plan(), PlanVM(id="vm-42"), vm, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
-    assert [(disk.bus, disk.boot) for disk in made.disks] == [("virtio", 0), ("scsi", 1), ("sata", 0)]
+    assert [(disk.bus, disk.boot) for disk in made.disks] == [("virtio", 2), ("scsi", 1), ("sata", 3)]
     assert [nic.model for nic in made.nics] == ["virtio", "e1000", "rtl8139", "virtio"]
 
 
@@ -48,7 +48,7 @@ def test_the_boot_disk_is_the_one_the_user_names() -> None:
         made = order(plan(), entry, WEB, NETWORKS.spec, storage_map({"name": "fast"}).spec, ESTATE)
         return [disk.boot for disk in made.disks]
 
-    assert [boots(name) for name in ("", "/dev/sda", "/dev/sdb", "/dev/vdb2", "sdb")] == [[1, 0]] * 2 + [[0, 1]] * 3
+    assert [boots(name) for name in ("", "/dev/sda", "/dev/sdb", "/dev/vdb2", "sdb")] == [[1, 2]] * 2 + [[2, 1]] * 3
     for name in ("/dev/sdc", "2", "/dev/mapper/root"):
         with pytest.raises(Invalid, match="rootDisk"):
             boots(name)
