@@ -20,6 +20,7 @@ from tranship.controllers.migrations import MigrationController
 from tranship.controllers.mirror import Mirror
 from tranship.controllers.plans import PlanController
 from tranship.controllers.providers import ProviderController
+from tranship.providers.base import Fence, nothing_fenced
 from tranship.resources.meta import NETWORK_MAP, STORAGE_MAP, parse
 from tranship.resources.model import to_json
 from tranship.resources.secret import Secret
@@ -52,9 +53,10 @@ async def running(
     cluster: Access | None = None,
     poll: float = 1.0,
     boundary: Callable[[str], None] = lambda where: None,
+    fence: Fence = nothing_fenced,
 ) -> AsyncIterator[App]:
     """The controllers at work on the directory's store, or on a cluster's objects. Leaving stops them; movers go on and are
-    adopted by the next."""
+    adopted by the next. boundary: told of each step of a walk. fence: asked before each call that changes something."""
     store: Store
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything runs
     if cluster is not None:
@@ -63,7 +65,12 @@ async def running(
         store = await SqliteStore.open(directory / "tranship.db")
     mirror = Mirror(store)
     providers = ProviderController(
-        store, directory, lambda key: dependents(), lambda key: manager.poke(providers.name, key), own=cluster
+        store,
+        directory,
+        lambda key: dependents(),
+        lambda key: manager.poke(providers.name, key),
+        own=cluster,
+        fence=fence,
     )
     plans = PlanController(store, mirror, providers)
     migrations = MigrationController(

@@ -142,7 +142,7 @@ async def _probed(leader: "Leader", forklift: "Forklift | None", port: int | Non
 async def _lead(leader: "Leader", forklift: "Forklift | None", directory: Path, cluster: "Access") -> None:
     from tranship.app import running
 
-    def check(where: str) -> None:
+    def check(where: str = "a call") -> None:
         leader.check(where)
         if forklift:
             forklift.check(where)
@@ -151,7 +151,7 @@ async def _lead(leader: "Leader", forklift: "Forklift | None", directory: Path, 
         while True:
             if forklift:
                 await forklift.gone()
-            async with running(directory, cluster=cluster, boundary=check) as app:
+            async with running(directory, cluster=cluster, boundary=check, fence=check) as app:
                 click.echo(f"tranship works on the objects of {cluster.url} (movers in {directory})", err=True)
                 await _either(app.work, forklift.appears() if forklift else asyncio.Event().wait())
 

@@ -7,7 +7,7 @@ looked at before: something else that has taken the name meanwhile stays.
 """
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx2
@@ -63,11 +63,12 @@ Object = dict[str, Any]
 
 
 class Api:
-    """http: with the cluster's address as its base, and its trust and credentials. insecure: nobody's certificate is
-    checked, because the user said so."""
+    """http: with the cluster's address as its base, and its trust and credentials. fence: asked before each call that
+    changes something, and raises when nothing may be changed any more. insecure: nobody's certificate is checked, because
+    the user said so."""
 
-    def __init__(self, http: httpx2.Client, *, insecure: bool = False) -> None:
-        self._http = http
+    def __init__(self, http: httpx2.Client, fence: Callable[[], None], *, insecure: bool = False) -> None:
+        self._http, self._fence = http, fence
         self.insecure = insecure
         self.address = str(http.base_url).rstrip("/")
 
@@ -164,6 +165,8 @@ class Api:
     ) -> httpx2.Response:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if content else {})
+        if method != "GET":
+            self._fence()
         try:
             answer = self._http.request(method, path, params=query, content=content, headers=headers)
         except httpx2.TimeoutException as error:

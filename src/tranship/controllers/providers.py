@@ -21,7 +21,7 @@ from tranship.errors import Invalid, NotFound, TranshipError
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM
 from tranship.providers import registry
-from tranship.providers.base import Identity, Source, Target
+from tranship.providers.base import Fence, Identity, Source, Target, nothing_fenced
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.controller import ForkliftController, vddk_image
 from tranship.resources.meta import FORKLIFT_CONTROLLER, PROVIDER, SECRET, Kind, ObjectReference
@@ -71,8 +71,9 @@ class ProviderController:
         changed: Callable[[Key], None],
         again: Callable[[Key], None],
         own: Access | None = None,
+        fence: Fence = nothing_fenced,
     ) -> None:
-        self._store = store
+        self._store, self._fence = store, fence
         self._own = own
         self._directory = directory
         self._changed = changed
@@ -190,7 +191,7 @@ class ProviderController:
         spec = provider.spec
         values = {name: secret.text(name) for name in secret.keys} if secret else {}
         if spec.type in (LOCAL, OPENSHIFT):
-            connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own)
+            connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own, self._fence)
         else:
             if not spec.url:
                 raise Invalid(
@@ -198,7 +199,7 @@ class ProviderController:
                     field="spec.url",
                     remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
                 )
-            connection.source = registry.open_source(spec.type, spec.url, values, settings)
+            connection.source = registry.open_source(spec.type, spec.url, values, settings, self._fence)
 
     async def _secret(self, provider: Provider) -> Secret | None:
         ref = provider.spec.secret

@@ -18,6 +18,14 @@ from tranship.migration.mapping import MachineOrder
 from tranship.migration.seen import CopySeen, SourceSeen, TargetSeen
 from tranship.transfer.address import DiskAddress, Extent
 
+Fence = Callable[[], None]
+"""Asked right before each call that changes something on a source or in a cluster; raises when this process may not act any
+more. A thread that was frozen in the middle of an effect, and is thawed when another process acts, goes no further."""
+
+
+def nothing_fenced() -> None:
+    """Of a process that nobody takes over from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

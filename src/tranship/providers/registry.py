@@ -8,28 +8,35 @@ from collections.abc import Mapping
 
 from tranship.cluster.kubeconfig import Access
 from tranship.errors import Unsupported
-from tranship.providers.base import Source, Target
+from tranship.providers.base import Fence, Source, Target, nothing_fenced
 from tranship.resources.provider import LOCAL, OPENSHIFT, OVIRT, VSPHERE
 
 SOURCES = (VSPHERE, OVIRT)
 TARGETS = (LOCAL, OPENSHIFT)
 
 
-def open_source(type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str]) -> Source:
+def open_source(
+    type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str], fence: Fence = nothing_fenced
+) -> Source:
     """Not connected yet. Raises Unsupported, Invalid."""
     if type == VSPHERE:
         from tranship.providers.vsphere.source import VsphereSource
 
-        return VsphereSource(url, secret, settings)
+        return VsphereSource(url, secret, settings, fence=fence)
     if type == OVIRT:
         from tranship.providers.ovirt.source import OvirtSource
 
-        return OvirtSource(url, secret, settings)
+        return OvirtSource(url, secret, settings, fence=fence)
     raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
 
 
 def open_target(
-    type: str, url: str, secret: Mapping[str, str], settings: Mapping[str, str], own: Access | None = None
+    type: str,
+    url: str,
+    secret: Mapping[str, str],
+    settings: Mapping[str, str],
+    own: Access | None = None,
+    fence: Fence = nothing_fenced,
 ) -> Target:
     """Not connected yet. url: of a remote cluster; "" = this host, or the cluster that `own` leads to, on whose objects the
     controllers work (None = in whose pod they run). Raises Unsupported, Invalid."""
@@ -37,7 +44,7 @@ def open_target(
         from tranship.providers.kubevirt.connect import connection
         from tranship.providers.kubevirt.target import IMAGE, KubevirtTarget
 
-        return KubevirtTarget(connection(url, secret, own), os.environ.get(IMAGE, ""))
+        return KubevirtTarget(connection(url, secret, own, fence), os.environ.get(IMAGE, ""))
     if type == LOCAL:
         from tranship.providers.local.target import LocalTarget
 

@@ -23,6 +23,7 @@ import httpx2
 import msgspec
 
 from tranship.errors import AuthFailed, Invalid, Side, TimedOut, Unreachable, Untrusted
+from tranship.providers.base import Fence, nothing_fenced
 from tranship.providers.ovirt.faults import explain
 from tranship.providers.ovirt.values import Entity, boolean, get, integer, many, text
 from tranship.providers.trust import Certificate, Trust, describe, endpoint, unverified
@@ -89,9 +90,10 @@ def fetch_ca(url: str, timeout: float = 10.0) -> Certificate:
 class Client:
     """timeout: seconds for each wait on the network."""
 
-    def __init__(self, login: Login, *, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, login: Login, *, timeout: float = _TIMEOUT, fence: Fence = nothing_fenced) -> None:
         self.login = login
         self.timeout = timeout
+        self._fence = fence
         self.host, self.port = endpoint(login.url)
         self.netloc = _netloc(self.host, self.port)
         path = urlsplit(login.url).path.rstrip("/")
@@ -105,7 +107,7 @@ class Client:
 
     def sibling(self) -> "Client":
         """The same login with a session of its own, for a thread whose long listings must disturb nobody."""
-        return Client(self.login, timeout=self.timeout)
+        return Client(self.login, timeout=self.timeout, fence=self._fence)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +260,8 @@ class Client:
             arguments["content"] = msgspec.json.encode(body)
             arguments["headers"]["Content-Type"] = "application/json"
         what = f"{method} {path or 'api'}"
+        if method != "GET":
+            self._fence()
         try:
             return self._send(http, what, method, url, **arguments)
         except Unreachable as error:

@@ -18,7 +18,7 @@ from tranship.errors import NotFound, Refused, Side, TranshipError, Unreachable,
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
-from tranship.providers.base import DiskWay, Identity, Probe, Reading
+from tranship.providers.base import DiskWay, Fence, Identity, Probe, Reading, nothing_fenced
 from tranship.providers.ovirt import observe, power
 from tranship.providers.ovirt import ways as choice
 from tranship.providers.ovirt.backups import Backups
@@ -44,11 +44,12 @@ class OvirtSource:
         *,
         timeout: float | None = None,
         poll: float = 1.0,
+        fence: Fence = nothing_fenced,
     ) -> None:
         """timeout: seconds for each answer, None = as the settings say. poll: seconds between looks at what the Engine does.
         Raises Invalid."""
         self._login = Login.of(url, secret)
-        self._calls = Client(self._login, timeout=timeout or timeout_of(settings))
+        self._calls = Client(self._login, timeout=timeout or timeout_of(settings), fence=fence)
         patience = Patience(poll)
         self._patience = patience
         self._backups = Backups(self._calls, patience)

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
 from tranship.errors import NotFound, Refused, Side, TimedOut, TranshipError, Unreachable, Untrusted
+from tranship.providers.base import Fence, nothing_fenced
 from tranship.providers.trust import Trust, describe, endpoint
 from tranship.providers.vsphere import wire
 from tranship.providers.vsphere.faults import explain
@@ -63,9 +64,10 @@ class Login:
 class Client:
     """timeout: seconds for a connection, and for each wait on a socket. agent: what the session list calls the program."""
 
-    def __init__(self, login: Login, *, timeout: float = 60.0, agent: str = "") -> None:
+    def __init__(self, login: Login, *, timeout: float = 60.0, agent: str = "", fence: Fence = nothing_fenced) -> None:
         self.login = login
         self.timeout = timeout
+        self.fence = fence
         self.agent = agent
         self.host, self.port = endpoint(login.url)
         self.netloc = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -78,7 +80,7 @@ class Client:
         self._context: ssl.SSLContext | None = None
 
     def sibling(self) -> "Client":
-        return Client(self.login, timeout=self.timeout)
+        return Client(self.login, timeout=self.timeout, fence=self.fence)
 
     # -- session -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +171,12 @@ class Client:
 
     def call(self, what: str, do: Callable[[], T]) -> T:
         """Run `do`, which makes one call that changes something. `what` names it in errors."""
-        return self._run(what, do, repeat=False)
+
+        def fenced() -> T:
+            self.fence()
+            return do()
+
+        return self._run(what, fenced, repeat=False)
 
     def read(self, what: str, do: Callable[[], T]) -> T:
         """Run `do`, which only reads: repeated once when the connection breaks."""

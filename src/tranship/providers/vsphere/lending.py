@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tranship.errors import Busy, Denied, NotFound, Refused, Side
+from tranship.providers.base import Fence
 from tranship.providers.vsphere import leases
 from tranship.providers.vsphere.client import Client, Login
 from tranship.providers.vsphere.sdk import vim
@@ -56,10 +57,18 @@ class Lent(Client):
     """A session that others use by its cookie. When it has ended everything raises Busy with the fault ENDED."""
 
     def __init__(
-        self, login: Login, *, timeout: float, agent: str = "", ticket: str = "", key: str = "", cookie: str = ""
+        self,
+        login: Login,
+        *,
+        timeout: float,
+        fence: Fence,
+        agent: str = "",
+        ticket: str = "",
+        key: str = "",
+        cookie: str = "",
     ) -> None:
         """ticket: to clone another by. key and cookie: of one that is there already. None of them: by the password."""
-        super().__init__(login, timeout=timeout, agent=agent)
+        super().__init__(login, timeout=timeout, agent=agent, fence=fence)
         self._ticket, self._key, self._value = ticket, key, cookie
 
     @property
@@ -189,8 +198,10 @@ class Lender:
         with self._lock:
             found = self._known.get(handle.cookie)
             if found is None:
-                login, timeout = self._calls.login, self._calls.timeout
-                found = Lent(login, timeout=timeout, agent=handle.name, key=handle.key, cookie=handle.cookie)
+                login, timeout, fence = self._calls.login, self._calls.timeout, self._calls.fence
+                found = Lent(
+                    login, timeout=timeout, fence=fence, agent=handle.name, key=handle.key, cookie=handle.cookie
+                )
                 self._known[handle.cookie] = found
             return found
 
@@ -202,7 +213,7 @@ class Lender:
         except Refused as error:
             if error.fault not in _NO_SUCH_METHOD:
                 raise
-        made = Lent(calls.login, timeout=calls.timeout, agent=name, ticket=ticket)
+        made = Lent(calls.login, timeout=calls.timeout, fence=calls.fence, agent=name, ticket=ticket)
         made.connect()
         return made
 

@@ -16,7 +16,7 @@ from tranship.errors import NotFound, Refused, Side, TranshipError, Unsupported
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
-from tranship.providers.base import DiskWay, Identity, Probe, Reading
+from tranship.providers.base import DiskWay, Fence, Identity, Probe, Reading, nothing_fenced
 from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, wire
 from tranship.providers.vsphere.client import Client, Login
 from tranship.providers.vsphere.disks import LiveDisk, live_disks
@@ -43,13 +43,20 @@ PRIVILEGES = (
 
 class VsphereSource:
     def __init__(
-        self, url: str, secret: Mapping[str, str], settings: Mapping[str, str], *, timeout: float = 60.0, wait: int = 5
+        self,
+        url: str,
+        secret: Mapping[str, str],
+        settings: Mapping[str, str],
+        *,
+        timeout: float = 60.0,
+        wait: int = 5,
+        fence: Fence = nothing_fenced,
     ) -> None:
         """timeout: seconds for each wait on the network. wait: seconds of one wait for changes. Raises Invalid."""
         self._login = Login.of(url, secret)
         self._vddk = configured(settings)
         self._wait = wait
-        self._calls = Client(self._login, timeout=timeout)
+        self._calls = Client(self._login, timeout=timeout, fence=fence)
         self._lender = Lender(self._calls)
 
     def identify(self) -> Identity:
