@@ -68,7 +68,7 @@ class VCenter(State):
         self.lease_delay = lease_delay
         self._random = random.Random(seed)
         self._blocks: Blocks | None = None
-        self._esxi: dict[str, Esxi] = {}
+        self.direct: dict[str, Esxi] = {}
         self.estate = Estate(self.world, directory, lambda: [vm.ref for vm in self.vms.values()])
         for name in ("datastore1", "datastore2"):
             self.estate.add_datastore(name)
@@ -114,7 +114,7 @@ class VCenter(State):
     def close(self) -> None:
         """Ends the server, the waits, the running tasks' pauses and every guest."""
         self.closing.set()
-        for host in self._esxi.values():
+        for host in self.direct.values():
             host.close()
         if self._thread.is_alive():
             self._server.close()
@@ -166,7 +166,7 @@ class VCenter(State):
         with self.world.lock:
             if self._blocks is None:
                 self._blocks = Blocks(self, self.sessions, self.privileges, self.directory / "vddk", self.host)
-                for host in self._esxi.values():
+                for host in self.direct.values():
                     self._blocks.serve(host)
             return self._blocks
 
@@ -175,12 +175,12 @@ class VCenter(State):
         to answer when it is first asked for."""
         with self.world.lock:
             host = self.estate.hosts[number]
-            if host.moid not in self._esxi:
-                made = self._esxi[host.moid] = Esxi(self, host, self.directory / host.moid, self.host)
+            if host.moid not in self.direct:
+                made = self.direct[host.moid] = Esxi(self, host, self.directory / host.moid, self.host)
                 made.start()
                 if self._blocks is not None:
                     self._blocks.serve(made)
-            return self._esxi[host.moid]
+            return self.direct[host.moid]
 
     def migrate(self, vm: LabVM, number: int) -> None:
         """Have it run on another host from now on (vMotion)."""
