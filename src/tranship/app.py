@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tranship import __version__
 from tranship.cluster.kubeconfig import Access
+from tranship.controllers.hosts import HostController
 from tranship.controllers.manager import Manager
 from tranship.controllers.maps import MapController
 from tranship.controllers.migrations import MigrationController
@@ -83,10 +84,11 @@ async def running(
         again=lambda key: manager.poke(migrations.name, key),
     )
     maps = [MapController(store, providers, kind) for kind in (NETWORK_MAP, STORAGE_MAP)]
-    manager = Manager(mirror, [providers, *maps, plans, migrations])
+    hosts = HostController(store, providers)
+    manager = Manager(mirror, [providers, hosts, *maps, plans, migrations])
 
     def dependents() -> None:
-        readers: list[MapController | PlanController] = [*maps, plans]
+        readers: list[MapController | HostController | PlanController] = [*maps, hosts, plans]
         known = [(controller.name, key) for controller in readers for key in controller.known]
         for name, key in known:
             manager.poke(name, key, max(SETTLE, SETTLE_EACH * len(known)))

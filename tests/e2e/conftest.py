@@ -87,6 +87,21 @@ class Site:
             ),
         ]
 
+    def hosts(self, *numbers: int) -> list[Object]:
+        """Hosts of the vCenter that disks are to be read from directly."""
+        made = []
+        for host in map(self.lab.esxi, numbers):
+            name = host.name.partition(".")[0]
+            login = {"user": host.user, "password": host.password, "thumbprint": host.thumbprint}
+            spec = {
+                "provider": {"name": "source"},
+                "id": host.moref,
+                "ipAddress": host.address,
+                "secret": {"name": name},
+            }
+            made += [document("Secret", name, stringData=login), document("Host", name, spec=spec)]
+        return made
+
     def providers(self, **options: Any) -> list[Object]:
         """Of source and target, and the maps between them."""
         target = {"directory": str(self.vms), "shutdownDeadline": "2"}
@@ -123,6 +138,7 @@ class Site:
     def assert_nothing_lent(self, vm: Any) -> None:
         assert vm.lease is None or not vm.lease.live
         assert self.lent(vm) == []
+        assert not [one for host in self.lab.direct.values() for one in host.sessions.live]
 
     def lent(self, vm: Any) -> list[Any]:
         """The vCenter's sessions that movers of that VM have."""

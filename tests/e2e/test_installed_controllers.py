@@ -122,7 +122,8 @@ def test_no_right_is_missing_and_none_is_idle(plane: Any, lab: Any, tmp_path: Pa
     access = account(plane)
     site = OnCluster(lab, tmp_path, plane, access)
     vm = site.add_vm("rights", 4 * MIB, cbt=True, running=True)
-    migration = asyncio.run(site.move(vm, warm=True, deadline=90))
+    documents = [*site.providers(), *site.hosts(0)]
+    migration = asyncio.run(site.move(vm, warm=True, deadline=90, documents=documents))
     assert migration.status.vms[0].outcome == "succeeded", migration.status.vms[0].error
     assert access.refused == []
     objects = yaml.safe_load_all((BASE / "rights.yaml").read_text())

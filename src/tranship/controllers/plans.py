@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
+from tranship.controllers.access import not_ready
 from tranship.controllers.manager import Watch, everything, wanted
 from tranship.controllers.mirror import Key, Mirror, key_of
 from tranship.controllers.providers import ProviderController
@@ -21,7 +22,7 @@ from tranship.migration.mapping import MachineOrder
 from tranship.migration.progress import conclude_run
 from tranship.providers.base import DiskWay, Library, Probe
 from tranship.resources.conditions import READY, Category, Conditions
-from tranship.resources.meta import MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
+from tranship.resources.meta import HOST, MIGRATION, NETWORK_MAP, PLAN, STORAGE_MAP, Kind
 from tranship.resources.migration import Migration
 from tranship.resources.model import to_json
 from tranship.resources.plan import Plan
@@ -48,6 +49,7 @@ class PlanController:
             MIGRATION: Watch(lambda obj: [plan_key(obj)], lambda obj: (obj["metadata"].get("uid"), _times(obj))),
             NETWORK_MAP: by_map,
             STORAGE_MAP: by_map,
+            HOST: by_map,
         }
 
     @property
@@ -110,8 +112,11 @@ class PlanController:
         _say_findings(check(plan, vms, facts), conditions, now)
         names = {vm.id: vm.name for _, vm in vms if vm.id not in done}
         key, source = Key(plan.namespace, plan.name), plan.spec.provider.source
-        plans, runs = (self._mirror.objects(kind).values() for kind in (PLAN, MIGRATION))
+        plans, runs, hosts = (self._mirror.objects(kind).values() for kind in (PLAN, MIGRATION, HOST))
         _say_findings(findings(rivals(plans, runs, self._providers, key, source, names)), conditions, now)
+        origin = Key(source.namespace or plan.namespace, source.name)
+        left = [vm for _, vm in vms if vm.id in names]
+        _say_findings(not_ready(hosts, origin, left, leads.source_estate), conditions, now)
         if not conditions.blocking:
             needed = {way.library for found in ways.values() for way in found if way.library}
             await self._check_target(leads, orders(plan, vms, facts), needed, conditions, now)

@@ -15,16 +15,17 @@ from pathlib import Path
 import structlog
 
 from tranship.cluster.kubeconfig import Access
+from tranship.controllers.access import accesses, provider_of, values_of
 from tranship.controllers.manager import Watch, everything
 from tranship.controllers.mirror import Key, key_of
 from tranship.errors import Invalid, NotFound, TranshipError
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM
 from tranship.providers import registry
-from tranship.providers.base import Fence, Identity, Source, Target, nothing_fenced
+from tranship.providers.base import Fence, HostAccess, Identity, Source, Target, nothing_fenced
 from tranship.resources.conditions import READY, Category, Conditions
 from tranship.resources.controller import ForkliftController, vddk_image
-from tranship.resources.meta import FORKLIFT_CONTROLLER, PROVIDER, SECRET, Kind, ObjectReference
+from tranship.resources.meta import FORKLIFT_CONTROLLER, HOST, PROVIDER, SECRET, Kind, ObjectReference
 from tranship.resources.model import to_json
 from tranship.resources.provider import LOCAL, OPENSHIFT, VSPHERE, Provider
 from tranship.resources.secret import Secret
@@ -48,6 +49,8 @@ class Connection:
     identity: Identity | None = None
     estate: Estate | None = None
     trouble: TranshipError | None = None
+    hosts: list[HostAccess] = field(default_factory=list)
+    """From which disks are read directly."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
@@ -83,8 +86,12 @@ class ProviderController:
 
     @property
     def watches(self) -> Mapping[Kind, Watch]:
-        own, all_of_them = Watch(lambda obj: [key_of(obj)]), Watch(lambda obj: list(self._uids.values()))
-        return {PROVIDER: own, SECRET: Watch(self._users, everything), FORKLIFT_CONTROLLER: all_of_them}
+        return {
+            PROVIDER: Watch(lambda obj: [key_of(obj)]),
+            SECRET: Watch(self._users, everything),
+            FORKLIFT_CONTROLLER: Watch(lambda obj: list(self._uids.values())),
+            HOST: Watch(lambda obj: [provider_of(obj)], everything),
+        }
 
     def _users(self, secret: Object) -> list[Key]:
         return [key for key in self._uids.values() if key.namespace == secret["metadata"].get("namespace", "")]
@@ -150,16 +157,21 @@ class ProviderController:
     async def _connect(self, key: Key, provider: Provider) -> Connection:
         secret = await self._secret(provider)
         settings = await self._settings(provider)
+        hosts = await accesses(self._store, key, values_of(secret)) if provider.spec.type == VSPHERE else []
         version = f"{provider.metadata.generation}/{secret.metadata.resource_version if secret else ''}/{settings}"
         old = self._connections.get(key)
         if old is not None and old.version == version and old.trouble is None:
+            if old.source is not None and hosts != old.hosts:
+                await asyncio.to_thread(old.source.read_from, hosts)
+                old.hosts = hosts
+                self._changed(key)
             old.identity = await asyncio.to_thread((old.source or old.target).identify)  # type: ignore[union-attr]
             if old.target is not None:
                 old.estate = await asyncio.to_thread(old.target.estate)
             return old
         if old is not None:
             await asyncio.to_thread(old.close)
-        connection = self._connections[key] = Connection(version, provider.spec.type == VSPHERE)
+        connection = self._connections[key] = Connection(version, provider.spec.type == VSPHERE, hosts=hosts)
         try:
             self._open(connection, provider, secret, settings)
             side = connection.source or connection.target
@@ -189,7 +201,7 @@ class ProviderController:
         self, connection: Connection, provider: Provider, secret: Secret | None, settings: Mapping[str, str]
     ) -> None:
         spec = provider.spec
-        values = {name: secret.text(name) for name in secret.keys} if secret else {}
+        values = values_of(secret)
         if spec.type in (LOCAL, OPENSHIFT):
             connection.target = registry.open_target(spec.type, spec.url, values, settings, self._own, self._fence)
         else:
@@ -199,7 +211,17 @@ class ProviderController:
                     field="spec.url",
                     remedy="Write the address: https://VCENTER/sdk, or https://ENGINE/ovirt-engine/api.",
                 )
-            connection.source = registry.open_source(spec.type, spec.url, values, settings, self._fence)
+            source = registry.open_source(spec.type, spec.url, values, settings, self._fence)
+            source.read_from(connection.hosts)
+            connection.source = source  # not before: no disk shall take another way than its host's
+
+    async def secret(self, provider: Provider) -> dict[str, str]:
+        """What stands in its secret. Raises Invalid."""
+        return values_of(await self._secret(provider))
+
+    def look_again(self, key: Key) -> None:
+        """What its secrets or hosts have to say is new."""
+        self._again(key)
 
     async def _secret(self, provider: Provider) -> Secret | None:
         ref = provider.spec.secret

@@ -6,7 +6,7 @@ snapshot or disk that exists already under the given name is adopted), has timeo
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Protocol
@@ -37,6 +37,18 @@ class Identity:
     fingerprint: str = ""
     missing_privileges: tuple[str, ...] = ()
     insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostAccess:
+    """A host of the source that is to be read from directly. name: of the Host that says so. id or host: which one it is, as
+    the inventory has it. address: `HOST` or `HOST:PORT`. secret: user, password, and whom to trust there."""
+
+    name: str
+    id: str
+    host: str
+    address: str
+    secret: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,9 @@ class Source(Protocol):
 
     def identify(self) -> Identity:
         """Connect and log in. Raises Unreachable, Untrusted, AuthFailed."""
+
+    def read_from(self, hosts: Sequence[HostAccess]) -> None:
+        """From now on the disks of VMs on these hosts, and on no others, are read from them directly."""
 
     def follow(self, publish: Callable[[Estate], None], stop: Event) -> None:
         """Publish the whole estate once, then again after every change, until stop is set. Blocks. Raises on trouble."""

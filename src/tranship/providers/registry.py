@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tranship.cluster.kubeconfig import Access
 from tranship.errors import Unsupported
-from tranship.providers.base import Fence, Source, Target, nothing_fenced
+from tranship.providers.base import Fence, HostAccess, Identity, Source, Target, nothing_fenced
 from tranship.resources.provider import LOCAL, OPENSHIFT, OVIRT, VSPHERE
 
 SOURCES = (VSPHERE, OVIRT)
@@ -28,6 +28,17 @@ def open_source(
 
         return OvirtSource(url, secret, settings, fence=fence)
     raise Unsupported("it is not built yet", what=f"provider type {type} as a source", remedy=_remedy(SOURCES))
+
+
+def identify_host(type: str, access: HostAccess) -> Identity:
+    """Log in at a host that a source's disks are to be read from, and out again. Raises Unsupported for sources that have no
+    such hosts, Unreachable, Untrusted, AuthFailed, Refused, Invalid."""
+    if type == VSPHERE:
+        from tranship.providers.vsphere.hosts import identify
+
+        return identify(access)
+    remedy = "Remove the Host: only ESXi hosts need one."
+    raise Unsupported("only hosts of vSphere have addresses of their own", what=f"a Host of type {type}", remedy=remedy)
 
 
 def open_target(

@@ -97,6 +97,7 @@ ACTED: Mapping[Kind, frozenset[str]] = {
             "spec.vms[].networkNameTemplate",
         }
     ),
+    meta.HOST: frozenset({"spec.provider", "spec.id", "spec.name", "spec.ipAddress", "spec.secret"}),
     meta.MIGRATION: frozenset({"spec.plan", "spec.cutover", "spec.cancel", "spec.vmCutover"}),
     meta.FORKLIFT_CONTROLLER: frozenset(
         {
@@ -158,7 +159,7 @@ NOTES: Mapping[Kind, Mapping[str, str]] = {
     },
     meta.MIGRATION: {},
     meta.HOOK: {"spec": "hooks are not run"},
-    meta.HOST: {"spec": "disks are read through the provider's own address and credentials"},
+    meta.HOST: {"spec": "it says nothing of an ESXi host"},
     meta.CONVERSION: {"spec": "guests are converted as a part of their migration"},
     meta.FORKLIFT_CONTROLLER: {"spec": "this setting is kept and has no effect"},
 }

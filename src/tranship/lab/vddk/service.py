@@ -51,11 +51,21 @@ class Faults:
     reads: dict[int, Trouble] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Server:
+    """Whom a client may mean. session None: it knows no sessions."""
+
+    authorize: Authorize
+    find: Find
+    session: Callable[[str, str, str], bool] | None = None
+
+
 @dataclass
 class _Session:
     """What one connection has told so far."""
 
     client: socket.socket
+    server: _Server | None = None
     moref: str = ""
     snapshot: str = ""
     greeted: bool = False
@@ -75,7 +85,7 @@ class BlockService:
     value of its cookie; when that has ended, what was opened by it is lost.
     find(moref, snapshot moref or "", disk path) gives volume and snapshot id, or raises: NotFound with what = "vm",
     "snapshot" or anything else, Denied; any other error of ours reads as "no access rights to this file", which is what
-    a running machine's disk answers without a snapshot. thumbprint: the only one accepted, if given.
+    a running machine's disk answers without a snapshot. thumbprint: the only one accepted, if given, beside those of `serve`.
     """
 
     def __init__(
@@ -90,16 +100,20 @@ class BlockService:
     ) -> None:
         self.faults = Faults()
         self.reads = 0
-        self._authorize = authorize
-        self._find = find
-        self._session = session
-        self._thumbprint = thumbprint
+        self._servers: dict[str, _Server] = {}  # by the thumbprint that their clients expect; "" = by any
+        self.serve(thumbprint, authorize, find, session)
         self._listen, self._host = listen, host
         self._listener = socket.socket(socket.AF_UNIX if isinstance(listen, Path) else socket.AF_INET)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._clients: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
+
+    def serve(
+        self, thumbprint: str, authorize: Authorize, find: Find, session: Callable[[str, str, str], bool] | None = None
+    ) -> None:
+        """For one more server of disks, by the one address: what makes it another is its certificate."""
+        self._servers[_plain(thumbprint)] = _Server(authorize, find, session)
 
     def start(self) -> None:
         if isinstance(self._listen, Path):
@@ -184,12 +198,13 @@ class BlockService:
 
     def _hello(self, session: _Session, data: bytes) -> int:
         kind, user, secret, key, _server, thumbprint, spec, snapshot, _ = data.decode(errors="replace").split("\0")
-        if self._thumbprint and thumbprint.replace(":", "").lower() != self._thumbprint.replace(":", "").lower():
+        server = self._servers.get(_plain(thumbprint)) or self._servers.get("")
+        if server is None:
             return CANNOT_CONNECT
-        asks = self._session
+        asks, session.server = server.session, server
         if kind == "cookie" and asks is not None:
             session.alive = partial(asks, secret, user, key)
-        elif kind == "cookie" or not self._authorize(user, secret):
+        elif kind == "cookie" or not server.authorize(user, secret):
             return USER_PERMISSIONS
         if not session.alive():
             return USER_PERMISSIONS
@@ -200,7 +215,8 @@ class BlockService:
 
     def _open(self, session: _Session, data: bytes) -> bytes:
         path = data.decode(errors="replace")
-        session.volume, session.frozen = self._find(session.moref, session.snapshot, path)
+        assert session.server is not None
+        session.volume, session.frozen = session.server.find(session.moref, session.snapshot, path)
         capacity = session.volume.capacity // SECTOR
         return struct.pack("<Q", capacity) + str(uuid5(NAMESPACE_URL, path)).encode()
 
@@ -216,6 +232,10 @@ class BlockService:
         if trouble is Trouble.DROP or self._closing.is_set():
             raise _Lost
         return FILE_ERROR if trouble is Trouble.FAIL else OK
+
+
+def _plain(thumbprint: str) -> str:
+    return thumbprint.replace(":", "").lower()
 
 
 def _read_ahead(

@@ -7,7 +7,6 @@ of its subject. Everything it needs on disk is under `directory`.
 import random
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,22 +18,22 @@ from tranship.lab.vsphere.blocks import Blocks
 from tranship.lab.vsphere.calls import Call
 from tranship.lab.vsphere.collector import PropertyCollector
 from tranship.lab.vsphere.estate import DATACENTER, Estate, Nic
+from tranship.lab.vsphere.esxi import Esxi
 from tranship.lab.vsphere.faults import Call as Record
 from tranship.lab.vsphere.folder import DatastoreFolder
 from tranship.lab.vsphere.guests import QemuMachinery
+from tranship.lab.vsphere.instance import VCENTER, Instance
 from tranship.lab.vsphere.machine import Disk, LabVM, per_disk
 from tranship.lab.vsphere.power import Power, vm_of, wrong_power
 from tranship.lab.vsphere.privileges import Privileges
 from tranship.lab.vsphere.server import Server, Services
 from tranship.lab.vsphere.sessions import Sessions
 from tranship.lab.vsphere.snapshots import Snapshots
-from tranship.lab.vsphere.soap import fill
 from tranship.lab.vsphere.state import State
 from tranship.lab.vsphere.tasks import Tasks
 from tranship.lab.vsphere.tracking import Tracking
 from tranship.lab.vsphere.transfers import Transfers
 from tranship.lab.vsphere.views import Views
-from tranship.lab.vsphere.vmomi import vim, vmodl
 from tranship.lab.vsphere.world import Managed
 
 
@@ -69,6 +68,7 @@ class VCenter(State):
         self.lease_delay = lease_delay
         self._random = random.Random(seed)
         self._blocks: Blocks | None = None
+        self.direct: dict[str, Esxi] = {}
         self.estate = Estate(self.world, directory, lambda: [vm.ref for vm in self.vms.values()])
         for name in ("datastore1", "datastore2"):
             self.estate.add_datastore(name)
@@ -84,7 +84,6 @@ class VCenter(State):
         self.power = Power(self, self.tasks)
         self.snapshots = Snapshots(self, self.tasks, self.power)
         self.transfers = Transfers(self, self.directory / "exports")
-        self.world.add(Managed(vim.ServiceInstance, "ServiceInstance", self._instance(), cached=False))
         return Services(
             self.sessions,
             self.tasks,
@@ -93,6 +92,7 @@ class VCenter(State):
             DatastoreFolder(self),
             methods=(
                 self,
+                Instance(self, VCENTER, "group-d1"),
                 self.sessions,
                 self.privileges,
                 self.tasks,
@@ -114,6 +114,8 @@ class VCenter(State):
     def close(self) -> None:
         """Ends the server, the waits, the running tasks' pauses and every guest."""
         self.closing.set()
+        for host in self.direct.values():
+            host.close()
         if self._thread.is_alive():
             self._server.close()
         else:
@@ -164,7 +166,27 @@ class VCenter(State):
         with self.world.lock:
             if self._blocks is None:
                 self._blocks = Blocks(self, self.sessions, self.privileges, self.directory / "vddk", self.host)
+                for host in self.direct.values():
+                    self._blocks.serve(host)
             return self._blocks
+
+    def esxi(self, number: int = 0) -> Esxi:
+        """The host as a server of its own, with an address, a certificate and a user that the vCenter knows nothing of. Begins
+        to answer when it is first asked for."""
+        with self.world.lock:
+            host = self.estate.hosts[number]
+            if host.moid not in self.direct:
+                made = self.direct[host.moid] = Esxi(self, host, self.directory / host.moid, self.host)
+                made.start()
+                if self._blocks is not None:
+                    self._blocks.serve(made)
+            return self.direct[host.moid]
+
+    def migrate(self, vm: LabVM, number: int) -> None:
+        """Have it run on another host from now on (vMotion)."""
+        with self.world.lock:
+            before, vm.host = vm.host, self.estate.hosts[number]
+            self.world.touch(vm, vm.host, *([before] if before else []))
 
     @property
     def vddk_directory(self) -> Path:
@@ -289,47 +311,3 @@ class VCenter(State):
 
     def _uuid(self) -> str:
         return str(UUID(int=self._random.getrandbits(128), version=4))
-
-    # ServiceInstance
-
-    def _instance(self) -> dict[str, Any]:
-        return {"content": self._content, "capability": lambda: fill(vim.Capability), "serverClock": _now}
-
-    def _content(self) -> Any:
-        about = vim.AboutInfo(
-            name="VMware vCenter Server",
-            fullName="VMware vCenter Server 8.0.3 build-24022515",
-            vendor="VMware, Inc.",
-            version="8.0.3",
-            patchLevel="00000",
-            build="24022515",
-            localeVersion="INTL",
-            localeBuild="000",
-            osType="linux-x64",
-            productLineId="vpx",
-            apiType="VirtualCenter",
-            apiVersion="8.0.3.0",
-            instanceUuid="b6c5a7a1-3c0e-4d6f-9d21-1f0e5a0c8f11",
-            licenseProductName="VMware VirtualCenter Server",
-            licenseProductVersion="8.0",
-        )
-        return vim.ServiceInstanceContent(
-            about=about,
-            rootFolder=vim.Folder("group-d1"),
-            propertyCollector=vmodl.query.PropertyCollector("propertyCollector"),
-            viewManager=vim.view.ViewManager("ViewManager"),
-            sessionManager=vim.SessionManager("SessionManager"),
-            authorizationManager=vim.AuthorizationManager("AuthorizationManager"),
-            searchIndex=vim.SearchIndex("SearchIndex"),
-            taskManager=vim.TaskManager("TaskManager"),
-        )
-
-    def RetrieveServiceContent(self, call: Call) -> Any:
-        return self._content()
-
-    def CurrentTime(self, call: Call) -> Any:
-        return _now()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -20,11 +20,11 @@ def vm_properties(vm: LabVM, pool: Any, parent: Any) -> dict[str, Any]:
         "name": lambda: vm.name,
         "parent": parent,
         "config": lambda: config(vm),
-        "runtime": lambda: _runtime(vm),
+        "runtime": lambda: runtime(vm),
         "guest": lambda: _guest(vm),
         "summary": lambda: _summary(vm),
         "storage": lambda: _storage(vm),
-        "snapshot": lambda: _snapshots(vm),
+        "snapshot": lambda: snapshots(vm),
         "rootSnapshot": lambda: [item.ref for item in vm.chain[:1]],
         "capability": _capability,
         "resourcePool": lambda: None if vm.template else pool,
@@ -182,7 +182,7 @@ def _nic(nic: Any) -> Any:
     )
 
 
-def _runtime(vm: LabVM) -> Any:
+def runtime(vm: LabVM) -> Any:
     return fill(
         vim.vm.RuntimeInfo,
         host=vm.host.ref if vm.host else None,
@@ -263,7 +263,7 @@ def _summary(vm: LabVM) -> Any:
     return fill(
         vim.vm.Summary,
         vm=vm.ref,
-        runtime=_runtime(vm),
+        runtime=runtime(vm),
         config=configured,
         guest=guest,
         storage=vim.vm.Summary.StorageSummary(
@@ -286,7 +286,7 @@ def _storage(vm: LabVM) -> Any:
     return vim.vm.StorageInfo(perDatastoreUsage=list(usage.values()), timestamp=vm.change_version)
 
 
-def _snapshots(vm: LabVM) -> Any:
+def snapshots(vm: LabVM) -> Any:
     if not vm.chain:
         return None
     tree: list[Any] = []

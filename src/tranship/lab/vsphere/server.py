@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from tranship.errors import TranshipError
 from tranship.lab.vsphere import soap
@@ -24,7 +24,6 @@ from tranship.lab.vsphere.machine import LabVM
 from tranship.lab.vsphere.privileges import Privileges
 from tranship.lab.vsphere.sessions import OPEN, Sessions, not_authenticated
 from tranship.lab.vsphere.state import State
-from tranship.lab.vsphere.tasks import Tasks
 from tranship.lab.vsphere.transfers import Answer, Transfers
 from tranship.lab.vsphere.views import unsupported
 from tranship.lab.vsphere.vmomi import F_OPTIONAL, Fault
@@ -35,12 +34,16 @@ LARGEST_REQUEST = 16 << 20
 IDLE = 120.0
 
 
+class Upkeep(Protocol):
+    def sweep(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Services:
-    """`methods`: the objects whose CamelCase attributes implement methods of the API."""
+    """`methods`: the objects whose CamelCase attributes implement methods of the API. `upkeep`: done before each call."""
 
     sessions: Sessions
-    tasks: Tasks
+    upkeep: Upkeep
     privileges: Privileges
     transfers: Transfers
     folder: DatastoreFolder
@@ -67,7 +70,7 @@ class Dispatcher:
         try:
             request = soap.parse(body, version)
             session = self.services.sessions.find(cookie)
-            self.services.tasks.sweep()
+            self.services.upkeep.sweep()
             name = self._subject(request.this)
             self.state.faults.record(request.method, name, session.user if session else "")
             scripts = self.state.faults.due(request.method, name, "call")

@@ -16,7 +16,15 @@ class State:
     """Seconds: session_timeout, task_expiry, lease_timeout, task_delay, lease_delay. cbt_page: areas per answer of
     QueryChangedDiskAreas. nfc_host is what lease URLs name; `*` is vCenter's own way to say "the host you talk to"."""
 
-    def __init__(self, directory: Path, user: str, password: str, identity: Identity, datacenter: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        user: str,
+        password: str,
+        identity: Identity,
+        datacenter: str,
+        beside: World | None = None,
+    ) -> None:
         self.directory = directory
         self.user = user
         self.password = password
@@ -31,7 +39,7 @@ class State:
         self.nfc_host = "*"
         self.missing_privileges: set[str] = set()
         self.vms: dict[str, LabVM] = {}
-        self.world = World()
+        self.world = World(beside)
         self.faults = Faults()
         self.closing = threading.Event()
 

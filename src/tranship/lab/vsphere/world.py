@@ -84,11 +84,12 @@ def property_names(kind: Any) -> list[str]:
 
 
 class World:
-    """All managed objects by id. Whoever changes one holds `lock` and calls `touch`; `changed` wakes the waiters."""
+    """All managed objects by id. Whoever changes one holds `lock` and calls `touch`; `changed` wakes the waiters. beside:
+    another one that shows the same machines, and so has the same lock."""
 
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+    def __init__(self, beside: "World | None" = None) -> None:
+        self.lock: threading.RLock = beside.lock if beside else threading.RLock()
+        self.changed: threading.Condition = beside.changed if beside else threading.Condition(self.lock)
         self.version = 0
         self.objects: dict[str, Managed] = {}
         self._numbers = itertools.count(100)

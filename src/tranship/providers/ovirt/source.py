@@ -11,14 +11,14 @@ settings: ovirtClientTimeout (how long the Engine may take for an answer).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock
 
 from tranship.errors import NotFound, Refused, Side, TranshipError, Unreachable, Unsupported
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
-from tranship.providers.base import DiskWay, Fence, Identity, Probe, Reading, nothing_fenced
+from tranship.providers.base import DiskWay, Fence, HostAccess, Identity, Probe, Reading, nothing_fenced
 from tranship.providers.ovirt import observe, power
 from tranship.providers.ovirt import ways as choice
 from tranship.providers.ovirt.backups import Backups
@@ -69,6 +69,9 @@ class OvirtSource:
             fingerprint=self._calls.sha1,
             insecure=self._login.trust.insecure,
         )
+
+    def read_from(self, hosts: Sequence[HostAccess]) -> None:
+        """They are read from directly in any case: the Engine itself says how."""
 
     def follow(self, publish: Callable[[Estate], None], stop: Event) -> None:
         client = self._calls.sibling()

@@ -1,4 +1,5 @@
-"""What movers are lent of a vCenter: for each round a session of its own, with the export lease that was opened in it.
+"""What movers are lent of a vCenter or an ESXi host: for each round a session of its own, with the export lease that was
+opened in it.
 
 Called by the source. Whoever reads by VDDK or from a datastore has to show who he is, and gets neither the password nor the
 session of the controllers: a clone of that, which ends with the round. What stands in the round's handle, in this order:
@@ -7,6 +8,8 @@ session of the controllers: a clone of that, which ends with the round. What sta
                     has the cookie, because we died at that moment, is found and ended by who may see the list
     key and cookie  before anybody is given them
     lease           of an export, which lives and ends with its session
+    host and pin    of a session at an ESXi host: its address and certificate, so that it can be ended without its password,
+                    which may be gone with the user's Host
 
 A lent session is never renewed: whoever has its cookie would be left with a dead one. One that ended is noticed by its readers,
 and the next try is lent another.
@@ -40,6 +43,8 @@ class Handle:
     key: str = field(default="", repr=False)
     cookie: str = field(default="", repr=False)
     lease: str = ""
+    host: str = ""
+    pin: str = ""
 
     def __str__(self) -> str:
         return json.dumps({name: value for name, value in asdict(self).items() if value})
@@ -134,10 +139,12 @@ def ended(do: Callable[[], object]) -> bool:
 
 
 class Lender:
-    """Of one vCenter. Thread-safe. calls: the controllers' own session."""
+    """Of one vCenter, or of one ESXi host. Thread-safe. calls: the controllers' own session; at a host there is one only for
+    as long as it is needed."""
 
-    def __init__(self, calls: Client) -> None:
+    def __init__(self, calls: Client, *, host: bool = False) -> None:
         self._calls = calls
+        self._host = host
         self._lock = threading.Lock()
         self._known: dict[str, Lent] = {}  # by cookie: connections are worth keeping
 
@@ -149,11 +156,11 @@ class Lender:
             if lent.alive():
                 return handle, lent
         self.give_back(before)
-        handle = Handle(f"{AGENT}/{purpose}-{secrets.token_hex(6)}")
+        handle = Handle(f"{AGENT}/{purpose}-{secrets.token_hex(6)}", host=self._calls.login.url if self._host else "")
         remember(str(handle))
         lent = self._clone(handle.name)
         try:
-            handle = replace(handle, key=lent.key, cookie=lent.cookie)
+            handle = replace(handle, key=lent.key, cookie=lent.cookie, pin=lent.sha1 if self._host else "")
             remember(str(handle))
         except BaseException:
             lent.end()
@@ -176,9 +183,16 @@ class Lender:
     def give_back(self, text: str) -> None:
         """The session and what is open in it. Raises what keeps it from being ended."""
         handle = Handle.read(text)
-        if not handle.cookie:
-            self._sweep(handle.name)
-            return
+        try:
+            if handle.cookie:
+                self._end(handle)
+            else:
+                self._sweep(handle.name)
+        finally:
+            if self._host:
+                self._calls.close()
+
+    def _end(self, handle: Handle) -> None:
         lent = self._attached(handle)
         if handle.lease and ended(lambda: leases.close_lease(lent, handle.lease)):
             self._calls.quietly(lambda: leases.close_lease(self._calls, handle.lease))
@@ -209,7 +223,8 @@ class Lender:
         """An ESXi host knows no clones: it is logged in there."""
         calls, ticket = self._calls, ""
         try:
-            ticket = calls.call("clone a session", lambda: calls.content.sessionManager.AcquireCloneTicket())
+            if not self._host:
+                ticket = calls.call("clone a session", lambda: calls.content.sessionManager.AcquireCloneTicket())
         except Refused as error:
             if error.fault not in _NO_SUCH_METHOD:
                 raise

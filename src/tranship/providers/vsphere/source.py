@@ -7,7 +7,7 @@ settings, all of where VMware's VDDK is: vddkDirectory for movers on this host; 
 claim in the plan's target namespace) for movers in a cluster. Without one that fits the movers go without.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from urllib.parse import quote, urlencode
@@ -16,10 +16,11 @@ from tranship.errors import NotFound, Refused, Side, TranshipError, Unsupported
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.migration.seen import SourceSeen
-from tranship.providers.base import DiskWay, Fence, Identity, Probe, Reading, nothing_fenced
+from tranship.providers.base import DiskWay, Fence, HostAccess, Identity, Probe, Reading, nothing_fenced
 from tranship.providers.vsphere import cbt, facts, leases, power, snapshots, wire
 from tranship.providers.vsphere.client import Client, Login
 from tranship.providers.vsphere.disks import LiveDisk, live_disks
+from tranship.providers.vsphere.hosts import DATACENTER, Hosts, same_disks
 from tranship.providers.vsphere.inventory import Inventory
 from tranship.providers.vsphere.lending import Handle, Lender, Lent
 from tranship.providers.vsphere.sdk import collector, vim
@@ -58,6 +59,7 @@ class VsphereSource:
         self._wait = wait
         self._calls = Client(self._login, timeout=timeout, fence=fence)
         self._lender = Lender(self._calls)
+        self._hosts = Hosts(timeout, fence)
 
     def identify(self) -> Identity:
         self._calls.touch()
@@ -71,6 +73,9 @@ class VsphereSource:
             insecure=self._login.trust.insecure,
         )
 
+    def read_from(self, hosts: Sequence[HostAccess]) -> None:
+        self._hosts.use(hosts)
+
     def follow(self, publish: Callable[[Estate], None], stop: Event) -> None:
         client = self._calls.sibling()
         try:
@@ -81,6 +86,7 @@ class VsphereSource:
     def close(self) -> None:
         self._calls.close()
         self._lender.close()
+        self._hosts.close()
 
     # -- the VM ------------------------------------------------------------------------------------------------------
 
@@ -117,7 +123,12 @@ class VsphereSource:
         stores = {disk.datastore for disk in vm.disks if disk.datastore}
         vddk = self._vddk.reaches(on_this_host=on_this_host)
         kinds = [] if vddk else [(id, self._kind(id)) for id in stores]
-        return choose(vm, warm=warm, vddk=self._vddk, on_this_host=on_this_host, kinds=kinds)
+        found = choose(vm, warm=warm, vddk=self._vddk, on_this_host=on_this_host, kinds=kinds)
+        host = self._hosts.of(self._calls, vm)
+        if host is None:
+            return found
+        where = f"by host {host.access.address} itself while the VM is on it, as Host {host.access.name} says"
+        return tuple(replace(way, why=f"{way.why}; {where}") for way in found)
 
     def open_disks(
         self,
@@ -129,8 +140,8 @@ class VsphereSource:
         before: str,
         remember: Callable[[str], None],
     ) -> Mapping[str, Reading]:
-        """One session for all of them, and in it one lease for those that are exported."""
-        moid, disks = self._frozen(vm, snapshot)
+        """One session for all of them, at the vCenter or at the VM's host, and in it one lease for those that are exported."""
+        moid, disks = self._frozen(self._calls, vm, snapshot)
         missing = [key for key in ways if key not in disks]
         if missing:
             raise NotFound(f" on VM {vm.name}", what="disk", name=missing[0], side=Side.SOURCE)
@@ -138,15 +149,29 @@ class VsphereSource:
         if unknown:
             raise Unsupported("no such way from vSphere", what=f"reading disk {unknown[0]} by {ways[unknown[0]]}")
         # what needs no session first: one that cannot be opened shall not cost one
-        folders = {key: self._folder_url(vm, disks[key], snapshot) for key, way in ways.items() if way == DATASTORE}
-        handle, lent = self._lender.lend(vm.id, before, remember)
-        addresses = {key: self._vddk_address(vm, moid, disks[key], lent) for key, way in ways.items() if way == VDDK}
-        trust = self._login.trust.credentials()
-        addresses |= {key: DiskAddress(url, {**trust, "cookie": lent.header}) for key, url in folders.items()}
+        flat = {key: _flat(vm, disks[key], snapshot) for key, way in ways.items() if way == DATASTORE}
+        host = self._hosts.of(self._calls, vm)
+        if Handle.read(before).host != (host.url if host else ""):  # the VM moved, or its Host came or went
+            self.close_disks(before)
+            before = ""
+        if host is None:
+            folders = {key: self._datacenter(disks[key].datastore) for key in flat}
+            handle, lent = self._lender.lend(vm.id, before, remember)
+            there = vm
+        else:
+            handle, lent = host.lend(vm.id, before, remember)
+            there = host.find(lent, vm)
+            ours = disks
+            moid, disks = self._frozen(lent, there, snapshot)
+            same_disks(vm, ours, disks)
+            flat = {key: _flat(vm, disks[key], snapshot) for key in flat}
+            folders = dict.fromkeys(flat, DATACENTER)
+        addresses = {key: _vddk_address(there, moid, disks[key], lent) for key, way in ways.items() if way == VDDK}
+        addresses |= {key: _folder_address(*flat[key], folders[key], lent) for key in flat}
         if streamed := [disks[key] for key, way in ways.items() if way == NFC]:
-            lease, offered = leases.open_lease(lent, vm.id, moid, streamed, Handle.read(before).lease)
+            lease, offered = leases.open_lease(lent, there.id, moid, streamed, Handle.read(before).lease)
             remember(str(replace(handle, lease=lease)))
-            addresses |= {key: self._stream_address(stream, lent) for key, stream in offered.items()}
+            addresses |= {key: _stream_address(stream, lent) for key, stream in offered.items()}
         return {key: self._reading(vm, key, address, snapshot, base.get(key, "")) for key, address in addresses.items()}
 
     def _reading(self, vm: VM, disk: str, address: DiskAddress, snapshot: str, since: str) -> Reading:
@@ -159,15 +184,23 @@ class VsphereSource:
             return replace(reading, full=f"the source knows no changes since {since}: {error.detail}")
 
     def keep(self, handle: str) -> None:
-        self._lender.keep(handle)
+        lent = Handle.read(handle)
+        if lent.host:
+            self._hosts.keep(lent)
+        else:
+            self._lender.keep(handle)
 
     def close_disks(self, handle: str) -> None:
-        self._lender.give_back(handle)
+        lent = Handle.read(handle)
+        if lent.host:
+            self._hosts.give_back(lent)
+        else:
+            self._lender.give_back(handle)
 
     def changes(self, vm: VM, disk: str, snapshot: str, since: str) -> tuple[Extent, ...]:
         """Areas changed between changeId `since` and the own snapshot ("" = the powered-off VM's present), complete: paged
         to the capacity. Raises Refused when `since` is not usable."""
-        moid, disks = self._frozen(vm, snapshot)
+        moid, disks = self._frozen(self._calls, vm, snapshot)
         if disk not in disks:
             raise NotFound(f" on VM {vm.name}", what="disk", name=disk, side=Side.SOURCE)
         now = disks[disk].change_id
@@ -208,7 +241,7 @@ class VsphereSource:
         try:
             if way == "vddk":
                 library(self._vddk.directory)
-            disks = self._frozen(vm, snapshot)[1]
+            disks = self._frozen(self._calls, vm, snapshot)[1]
             first = min(disks, key=int)
             wanted = {first: way}
             opened = self.open_disks(vm, wanted, snapshot=snapshot, base={}, before="", remember=lent.append)
@@ -225,43 +258,16 @@ class VsphereSource:
 
     # -- addresses -----------------------------------------------------------------------------------------------------
 
-    def _frozen(self, vm: VM, snapshot: str) -> tuple[str, dict[str, LiveDisk]]:
+    def _frozen(self, client: Client, vm: VM, snapshot: str) -> tuple[str, dict[str, LiveDisk]]:
         """The snapshot's id and its disks; without a snapshot the disks of the VM, which has to be off."""
         if snapshot:
-            moid = snapshots.required(self._calls, vm, snapshot)._moId
-            return moid, snapshots.frozen(self._calls, moid)
-        said = snapshots.checked(self._calls, vm, ("runtime.powerState", "config.hardware.device"))
+            moid = snapshots.required(client, vm, snapshot)._moId
+            return moid, snapshots.frozen(client, moid)
+        said = snapshots.checked(client, vm, ("runtime.powerState", "config.hardware.device"))
         if str(said.get("runtime.powerState")) != "poweredOff":
             detail = "the VM runs, and no snapshot was named"
             raise Refused(detail, what=f"reading {vm.name}", fault="InvalidPowerState", side=Side.SOURCE)
         return "", live_disks(said.get("config.hardware.device", ()))
-
-    def _vddk_address(self, vm: VM, moid: str, disk: LiveDisk, lent: Lent) -> DiskAddress:
-        query = {"moref": vm.id, "disk": disk.path, "port": str(self._calls.port)}
-        if moid:
-            query["snapshot"] = moid
-        session = {"user": self._login.user, "cookie": lent.cookie, "key": lent.key}
-        return DiskAddress(
-            f"vddk://{self._calls.netloc}/?{urlencode(query)}", {**session, "fingerprint": self._calls.sha1}
-        )
-
-    def _stream_address(self, stream: leases.Stream, lent: Lent) -> DiskAddress:
-        """The session's cookie goes to the vCenter only; a host knows the caller by the ticket in the URL."""
-        credentials = {"fingerprint": stream.thumbprint} if stream.thumbprint else self._login.trust.credentials()
-        if stream.local:
-            credentials["cookie"] = lent.header
-        return DiskAddress(f"nfc+{stream.url}", credentials)
-
-    def _folder_url(self, vm: VM, disk: LiveDisk, snapshot: str) -> str:
-        what = f"reading disk {disk.label or disk.key} of {vm.name} from its datastore"
-        if snapshot or disk.chained:
-            raise Unsupported("a host serves no file of a chain of snapshots", what=what, side=Side.SOURCE)
-        store, _, path = disk.path.removeprefix("[").partition("] ")
-        if not path.endswith(".vmdk") or not store:
-            raise Unsupported(f"its file is {disk.path!r}", what=what, side=Side.SOURCE)
-        flat = f"{path.removesuffix('.vmdk')}-flat.vmdk"
-        query = urlencode({"dcPath": self._datacenter(disk.datastore), "dsName": store}, quote_via=quote)
-        return f"datastore+https://{self._calls.netloc}/folder/{quote(flat)}?{query}"
 
     def _kind(self, datastore: str) -> str:
         return str(self._calls.properties(datastore, vim.Datastore, ["summary.type"]).get("summary.type", ""))
@@ -281,3 +287,36 @@ class VsphereSource:
         if not path:
             raise NotFound(f" above datastore {datastore}", what="datacenter", name="?", side=Side.SOURCE)
         return path
+
+
+def _vddk_address(vm: VM, moid: str, disk: LiveDisk, lent: Lent) -> DiskAddress:
+    query = {"moref": vm.id, "disk": disk.path, "port": str(lent.port)}
+    if moid:
+        query["snapshot"] = moid
+    session = {"user": lent.login.user, "cookie": lent.cookie, "key": lent.key}
+    return DiskAddress(f"vddk://{lent.netloc}/?{urlencode(query)}", {**session, "fingerprint": lent.sha1})
+
+
+def _stream_address(stream: leases.Stream, lent: Lent) -> DiskAddress:
+    """The session's cookie goes to whom it is of only; another host knows the caller by the ticket in the URL."""
+    credentials = {"fingerprint": stream.thumbprint} if stream.thumbprint else lent.login.trust.credentials()
+    if stream.local:
+        credentials["cookie"] = lent.header
+    return DiskAddress(f"nfc+{stream.url}", credentials)
+
+
+def _folder_address(store: str, path: str, datacenter: str, lent: Lent) -> DiskAddress:
+    query = urlencode({"dcPath": datacenter, "dsName": store}, quote_via=quote)
+    credentials = {**lent.login.trust.credentials(), "cookie": lent.header}
+    return DiskAddress(f"datastore+https://{lent.netloc}/folder/{quote(path)}?{query}", credentials)
+
+
+def _flat(vm: VM, disk: LiveDisk, snapshot: str) -> tuple[str, str]:
+    """Datastore and path of the disk's flat file. Raises Unsupported where there is none to be read."""
+    what = f"reading disk {disk.label or disk.key} of {vm.name} from its datastore"
+    if snapshot or disk.chained:
+        raise Unsupported("a host serves no file of a chain of snapshots", what=what, side=Side.SOURCE)
+    store, _, path = disk.path.removeprefix("[").partition("] ")
+    if not path.endswith(".vmdk") or not store:
+        raise Unsupported(f"its file is {disk.path!r}", what=what, side=Side.SOURCE)
+    return store, f"{path.removesuffix('.vmdk')}-flat.vmdk"
