@@ -75,9 +75,9 @@ class Site:
         """What the inventory calls it."""
         return str(vm.moref)
 
-    def source(self, *, vddk: bool = False, **secret: str) -> list[Object]:
+    def source(self, *, vddk: bool = False, settings: dict[str, str] | None = None, **secret: str) -> list[Object]:
         data = {"user": self.lab.user, "password": self.lab.password, "ca.crt": self.lab.ca_pem, **secret}
-        settings = {"vddkDirectory": str(self.lab.vddk_directory)} if vddk else {}
+        settings = {"vddkDirectory": str(self.lab.vddk_directory)} if vddk else settings or {}
         return [
             document("Secret", "source", stringData=data),
             document(
@@ -371,4 +371,4 @@ def moments() -> Moments:
 
 
 # The cluster's fixtures stand in a file of their own, which needs what is above.
-from .in_cluster import center, cluster, cluster_engine, cluster_site, ovirt_cluster_site  # noqa: E402, F401
+from .in_cluster import center, cluster, cluster_engine, cluster_site, ovirt_cluster_site, vddk_images  # noqa: E402, F401

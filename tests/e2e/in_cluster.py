@@ -27,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 RIGHTS = ROOT / "src" / "tranship" / "deploy" / "base" / "rights.yaml"
 TAG = "docker.io/library/tranship:test"
 NAMESPACE = "moved"
+DISTRIBUTION = "vmware-vix-disklib-distrib"
+VDDK = "docker.io/library/vddk:8.0.3"
+EMPTY_VDDK = "docker.io/library/vddk-empty:1"
+BARE_VDDK = "docker.io/library/vddk-bare:1"
 OURS = "app.kubernetes.io/managed-by=tranship"
 Object = dict[str, Any]
 
@@ -136,6 +140,29 @@ def cluster_engine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -
     """It and its hosts' daemon, where the cluster's pods reach them."""
     with Engine(tmp_path_factory.mktemp("engine"), host=cluster.node.address) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def vddk_images(cluster: Cluster, center: VCenter, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As upstream has them built: the unpacked library, and an entrypoint that copies it to /opt. EMPTY_VDDK: the folder
+    without the library. BARE_VDDK: not even the folder."""
+    folder = tmp_path_factory.mktemp("images")
+    program = folder / "copy"
+    source = str(ROOT / "tests" / "cluster" / "copy.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(program), source], check=True, timeout=120, capture_output=True)
+    library = [
+        (f"{DISTRIBUTION}/lib64/{path.name}", path) for path in sorted((center.vddk_directory / "lib64").iterdir())
+    ]
+    contents: dict[str, list[tuple[str, Path | bytes]]] = {
+        VDDK: [*library],
+        EMPTY_VDDK: [(f"{DISTRIBUTION}/README", b"nothing here")],
+        BARE_VDDK: [],
+    }
+    archive = runpy.run_path(str(ROOT / "scripts" / "image"))["archive"]
+    for number, (tag, files) in enumerate(contents.items()):
+        path = folder / f"{number}.tar"
+        archive(path, tag, [("copy", program), *files], ["/copy", "-r", f"/{DISTRIBUTION}", "/opt"])
+        cluster.node.load_image(path)
 
 
 class ClusterSite(Site):

@@ -19,7 +19,7 @@ from tranship.lab.ovirt import Engine
 from tranship.lab.vsphere import VCenter
 
 from .conftest import MIB, OvirtSite, Site, document, pair
-from .in_cluster import OURS, ROOT, TAG, Cluster, Object
+from .in_cluster import OURS, ROOT, TAG, VDDK, Cluster, Object
 
 SYSTEM = "tranship"  # the namespace of the installation
 CHECK = r"TRANSHIP CHECK last=(\d+) valid=(\d+) bad=(\d+)"
@@ -132,6 +132,18 @@ class Move:
 
         self.cluster.until(f"{rounds} precopies of {self.vm.name}", ended, 180)
 
+    def until_next_in(self, minutes: int) -> None:
+        """The next precopy comes so long after the last one."""
+
+        def said() -> bool:
+            status = self.status()
+            if status.get("phase") != "CopyingPaused":
+                return False
+            ended = datetime.fromisoformat(status["warm"]["precopies"][-1]["end"])
+            return f"the next at {ended + timedelta(minutes=minutes):%H:%M:%S} UTC" in status["why"]
+
+        self.cluster.until(f"{minutes} minutes between precopies", said, 90)
+
     def succeeded(self, seconds: int = 180) -> None:
         wait = ["--for=condition=Succeeded", f"--timeout={seconds}s"]
         self.cluster.kubectl("wait", "migration/run", "-n", self.plans, *wait)
@@ -224,6 +236,7 @@ class Way:
 
 WAYS = {
     "datastore": Way("vsphere", warm=False),
+    "vddk": Way("vsphere", warm=True, source={"settings": {"vddkInitImage": VDDK}}, vm={"cbt": True}),
     "nfc": Way("vsphere", warm=True, vm={"cbt": True}),
     "imageio": Way("ovirt", warm=False),
     "backup": Way("ovirt", warm=True),
@@ -236,6 +249,7 @@ def test_every_way_at_once(
     installation: Installation,
     center: VCenter,
     cluster_engine: Engine,
+    vddk_images: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -278,6 +292,34 @@ def _move(installation: Installation, name: str, center: VCenter, engine: Engine
 
 class OvirtInto(OvirtSite):
     storages = ("data", "data2")
+
+
+def test_intervals_of_deployment_and_settings_reach_a_plan_that_waits(
+    installation: Installation, center: VCenter, vddk_images: None, tmp_path: Path
+) -> None:
+    site, kubectl = Site(center, tmp_path), installation.kubectl
+    vm = site.add_vm("intervals", 8 * MIB, cbt=True, running=True)
+    move = Move(installation.cluster, site, vm, warm=True, settings={"vddkInitImage": VDDK})
+    move.prepare(precopy={})
+    move.start()
+    move.until_next_in(60)
+    kubectl("set", "env", "deployment/tranship", "-n", SYSTEM, "PRECOPY_INTERVAL=45")
+    installation.available()
+    move.until_next_in(45)
+    settings = document("ForkliftController", "settings", spec={"controller_precopy_interval": 30})
+    move.apply(settings)
+    move.until_next_in(30)
+    patch = json.dumps({"spec": {"controller_precopy_interval": "20"}})
+    kubectl("patch", "forkliftcontroller", "settings", "-n", move.plans, "--type=merge", "-p", patch)
+    move.until_next_in(20)
+    kubectl("delete", "forkliftcontroller", "settings", "-n", move.plans)
+    move.until_next_in(45)
+    kubectl("set", "env", "deployment/tranship", "-n", SYSTEM, "PRECOPY_INTERVAL=60")
+    installation.available()
+    move.until_next_in(60)
+    move.cut_over()
+    move.succeeded()
+    move.assert_moved(8 * MIB)
 
 
 # --- whatever can die dies -----------------------------------------------------------------------------------------------

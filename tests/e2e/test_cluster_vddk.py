@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,36 +14,19 @@ from tranship.app import App
 from tranship.resources.meta import MIGRATION, PLAN, PROVIDER
 
 from .conftest import MIB, document
-from .in_cluster import NAMESPACE, ROOT, Cluster, ClusterSite, Object, assert_moved, assert_nothing_of_ours
+from .in_cluster import (
+    BARE_VDDK,
+    EMPTY_VDDK,
+    NAMESPACE,
+    VDDK,
+    Cluster,
+    ClusterSite,
+    Object,
+    assert_moved,
+    assert_nothing_of_ours,
+)
 
 SIZE = 24 * MIB
-DISTRIBUTION = "vmware-vix-disklib-distrib"
-IMAGE = "docker.io/library/vddk:8.0.3"
-EMPTY = "docker.io/library/vddk-empty:1"
-BARE = "docker.io/library/vddk-bare:1"
-
-
-@pytest.fixture(scope="module")
-def images(cluster: Cluster, center: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As upstream has them built: the unpacked library, and an entrypoint that copies it to /opt. EMPTY: the folder without
-    the library. BARE: not even the folder."""
-    folder = tmp_path_factory.mktemp("images")
-    program = folder / "copy"
-    source = str(ROOT / "tests" / "cluster" / "copy.c")
-    subprocess.run(["gcc", "-O2", "-static", "-o", str(program), source], check=True, timeout=120, capture_output=True)
-    library = [
-        (f"{DISTRIBUTION}/lib64/{path.name}", path) for path in sorted((center.vddk_directory / "lib64").iterdir())
-    ]
-    contents: dict[str, list[tuple[str, Path | bytes]]] = {
-        IMAGE: [*library],
-        EMPTY: [(f"{DISTRIBUTION}/README", b"nothing here")],
-        BARE: [],
-    }
-    archive = runpy.run_path(str(ROOT / "scripts" / "image"))["archive"]
-    for number, (tag, files) in enumerate(contents.items()):
-        path = folder / f"{number}.tar"
-        archive(path, tag, [("copy", program), *files], ["/copy", "-r", f"/{DISTRIBUTION}", "/opt"])
-        cluster.node.load_image(path)
 
 
 @pytest.fixture
@@ -112,7 +94,7 @@ def add(site: ClusterSite, name: str) -> Any:
     return site.add_vm(f"{name}-{site.mode.lower()}", SIZE, running=True, cbt=True)
 
 
-def test_warm_by_an_image(cluster_site: ClusterSite, images: None) -> None:
+def test_warm_by_an_image(cluster_site: ClusterSite, vddk_images: None) -> None:
     """Two precopies, and what changed until the cutover; each round has a session of its own."""
     site = cluster_site
     vm = add(site, "vddk-image")
@@ -129,11 +111,11 @@ def test_warm_by_an_image(cluster_site: ClusterSite, images: None) -> None:
         scan(where)
         sessions.update(one.key for one in site.lent(vm))
 
-    options = {"documents": documents(site, vddkInitImage=IMAGE), "during": during, "deadline": 180}
+    options = {"documents": documents(site, vddkInitImage=VDDK), "during": during, "deadline": 180}
     run = asyncio.run(site.move(vm, boundary, warm=True, cutover=None, **options))
     (status,) = run.status.vms
     assert status.outcome == "succeeded", status.error
-    assert status.disks[0].way == "vddk" and IMAGE in status.disks[0].why
+    assert status.disks[0].way == "vddk" and VDDK in status.disks[0].why
     assert status.warm is not None and len(status.warm.precopies) >= 3
     assert not any(one.full for one in status.warm.precopies)
     assert all((one.bytes or 0) < SIZE // 4 for one in status.warm.precopies[1:])
@@ -160,7 +142,7 @@ def test_warm_by_a_claim(cluster_site: ClusterSite, claim: str, place: Path) -> 
     assert_moved(site, vm, SIZE)
 
 
-def test_a_session_is_terminated_under_a_pod(cluster_site: ClusterSite, images: None) -> None:
+def test_a_session_is_terminated_under_a_pod(cluster_site: ClusterSite, vddk_images: None) -> None:
     """The next try gets another. The installation's setting names the image here."""
     site = cluster_site
     vm = add(site, "vddk-ended")
@@ -172,7 +154,7 @@ def test_a_session_is_terminated_under_a_pod(cluster_site: ClusterSite, images: 
             for one in ended:
                 site.lab.sessions.end(one)
 
-    made = [*documents(site), document("ForkliftController", "settings", spec={"vddk_image": IMAGE})]
+    made = [*documents(site), document("ForkliftController", "settings", spec={"vddk_image": VDDK})]
     run = asyncio.run(site.move(vm, terminate, warm=True, documents=made, deadline=180))
     (status,) = run.status.vms
     assert status.outcome == "succeeded", status.error
@@ -180,11 +162,11 @@ def test_a_session_is_terminated_under_a_pod(cluster_site: ClusterSite, images: 
     assert_moved(site, vm, SIZE)
 
 
-@pytest.mark.parametrize("image", [EMPTY, BARE], ids=["no-library", "no-folder"])
-def test_an_image_without_the_library(cluster_site: ClusterSite, images: None, image: str) -> None:
+@pytest.mark.parametrize("image", [EMPTY_VDDK, BARE_VDDK], ids=["no-library", "no-folder"])
+def test_an_image_without_the_library(cluster_site: ClusterSite, vddk_images: None, image: str) -> None:
     """The VM fails for it; its source runs on, and nothing is left anywhere."""
     site = cluster_site
-    vm = add(site, f"vddk-bad-{'empty' if image == EMPTY else 'bare'}")
+    vm = add(site, f"vddk-bad-{'empty' if image == EMPTY_VDDK else 'bare'}")
     run = asyncio.run(site.move(vm, warm=True, documents=documents(site, vddkInitImage=image), deadline=120))
     (status,) = run.status.vms
     assert status.outcome == "failed"
