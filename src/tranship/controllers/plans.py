@@ -17,7 +17,7 @@ from tranship.controllers.resolve import Route, route, settings_of, ways_of
 from tranship.controllers.rivals import findings, plan_key, rivals
 from tranship.errors import Busy, NotFound, NotReady, NotUnique, TranshipError
 from tranship.inventory.vm import VM
-from tranship.migration.checks import Facts, Finding, check, orders
+from tranship.migration.checks import Facts, Finding, check, orders, too_large
 from tranship.migration.mapping import MachineOrder
 from tranship.migration.progress import conclude_run
 from tranship.providers.base import DiskWay, Library, Probe
@@ -118,6 +118,7 @@ class PlanController:
         left = [vm for _, vm in vms if vm.id in names]
         _say_findings(not_ready(hosts, origin, left, leads.source_estate), conditions, now)
         if not conditions.blocking:
+            _say_findings(too_large(orders(plan, vms, facts)), conditions, now)
             needed = {way.library for found in ways.values() for way in found if way.library}
             await self._check_target(leads, orders(plan, vms, facts), needed, conditions, now)
         _say_ways(ways, {vm.id: vm.name for _, vm in vms}, conditions, now)

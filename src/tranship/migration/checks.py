@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from tranship.errors import Invalid
 from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM, Power
 from tranship.inventory.vm import Category as Gravity
-from tranship.migration.mapping import DEFAULTS, MachineOrder, network_for, order, target_name, unmapped
+from tranship.migration.mapping import DEFAULTS, MachineOrder, network_for, order, target_name, told, unmapped
 from tranship.resources.conditions import Category
 from tranship.resources.controller import Settings
 from tranship.resources.networkmap import NetworkMapSpec
@@ -22,6 +24,8 @@ from tranship.resources.vm import PlanVM
 
 MOST_SNAPSHOTS = 28
 MOST_DISKS = 165
+# bytes that a Migration may come to, for etcd refuses 1.5 MiB; and what its status has of each VM and disk beside the order
+LARGEST, EACH_VM, EACH_DISK = 1280 << 10, 1500, 850
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,3 +217,12 @@ def _tracking(plan: Plan, vm: VM) -> Iterator[Finding]:
         message = f"{vm.name}: its disks need consolidation"
         suggestion = "Consolidate the VM's disks in vCenter."
         yield Finding("VMConsolidationNeeded", Category.CRITICAL, message, suggestion, "ConsolidationNeeded", vm.name)
+
+
+def too_large(orders: Sequence[MachineOrder]) -> Iterator[Finding]:
+    """A migration's whole memory is one object, and one that has grown too large can save nothing any more."""
+    sizes = [len(msgspec.json.encode(told(one))) + EACH_VM + EACH_DISK * len(one.disks) for one in orders]
+    if sum(sizes) > LARGEST:
+        text = f"a migration of {len(orders)} VMs does not fit into an object of the API"
+        remedy = f"Split the plan: of such VMs at most {LARGEST * len(sizes) // sum(sizes)} fit into one."
+        yield Finding("PlanTooLarge", Category.CRITICAL, text, remedy, "NotSupported", "spec.vms")

@@ -7,7 +7,7 @@ import msgspec
 
 from tranship.resources.vm import StoryEntry
 
-LEAST = 3  # newest entries and precopies that stay, whatever they take
+LEAST_STORY, LEAST_PRECOPIES = 1, 2  # newest ones that stay, whatever they take; two precopies give a forecast
 
 
 def line(entry: StoryEntry, start: float = 0.0) -> str:
@@ -23,20 +23,20 @@ def tell(entries: Iterable[StoryEntry]) -> str:
 
 def shorten(vm: dict[str, Any], room: int) -> dict[str, Any]:
     """A VM's status as JSON, of at most `room` bytes as far as leaving out its past achieves it: first the story's oldest
-    entries go, then the oldest precopies, down to the LEAST newest of each."""
+    entries go, then the oldest precopies."""
     excess = len(msgspec.json.encode(vm)) - room
     if excess <= 0:
         return vm
     warm = dict(vm.get("warm") or {})
-    story, excess = _newest(vm.get("story", ()), excess)
+    story, excess = _newest(vm.get("story", ()), LEAST_STORY, excess)
     if warm:
-        warm["precopies"], excess = _newest(warm.get("precopies", ()), excess)
+        warm["precopies"], excess = _newest(warm.get("precopies", ()), LEAST_PRECOPIES, excess)
     return {**vm, "story": story} | ({"warm": warm} if warm else {})
 
 
-def _newest(entries: Sequence[Any], excess: int) -> tuple[list[Any], int]:
+def _newest(entries: Sequence[Any], least: int, excess: int) -> tuple[list[Any], int]:
     """What is left when the oldest are gone, and by how many bytes it is still too much."""
     left = list(entries)
-    while excess > 0 and len(left) > LEAST:
+    while excess > 0 and len(left) > least:
         excess -= len(msgspec.json.encode(left.pop(0))) + 1
     return left, excess

@@ -10,12 +10,14 @@ import pytest
 from tranship.controllers.run import Run
 from tranship.errors import NotFound
 from tranship.migration.book import BOOK
+from tranship.migration.checks import too_large
 from tranship.migration.itinerary import STORY_LENGTH, begin
 from tranship.migration.mapping import DiskOrder, MachineOrder, NicOrder, told
-from tranship.migration.story import LEAST
+from tranship.migration.story import shorten
 from tranship.migration.warm import HISTORY
 from tranship.resources.meta import MIGRATION, PLAN
 from tranship.resources.migration import Migration
+from tranship.resources.model import to_json
 from tranship.resources.plan import Plan
 from tranship.resources.vm import Delta, DiskStatus, Precopy, StoryEntry, Task, VMStatus, Warm
 from tranship.resources.vm import Step as PipelineStep
@@ -117,10 +119,21 @@ def test_an_object_stays_well_below_what_etcd_takes(count: int) -> None:
         assert vm.warm is not None
         assert vm.warm.precopies[-1].round == 719
         assert vm.story[-1].why.startswith(f"entry {STORY_LENGTH - 1} ")
-        assert len(vm.story) == (STORY_LENGTH if count <= 10 else len(vm.story)) >= LEAST
+        assert (len(vm.story) == STORY_LENGTH) is (count <= 10)
         assert msgspec.convert(vm.order, MachineOrder) == order(0)
 
     asyncio.run(run())
+
+
+def test_a_plan_that_would_not_fit_is_refused_and_one_that_is_not_refused_fits() -> None:
+    """All VMs that are let in, with no more past than must be kept, are an object that etcd takes."""
+    most = next(n for n in range(1, 2000) if list(too_large([order(0)] * n))) - 1
+    assert 250 < most < 500
+    (refused,) = too_large([order(0)] * (most + 1))
+    assert (refused.type, refused.item) == ("PlanTooLarge", "spec.vms")
+    assert f"at most {most} " in refused.suggestion
+    told_ = [shorten(to_json(status(number)), 1) for number in range(most)]
+    assert len(msgspec.json.encode(told_)) < ETCD
 
 
 def test_what_is_not_saved_did_not_happen_to_any_of_those_that_waited_for_the_write() -> None:
