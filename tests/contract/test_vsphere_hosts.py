@@ -1,12 +1,14 @@
 """Disks that are read from the ESXi host that the VM is on, on the lab: who is asked, by what, and what is left there."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from tranship.errors import AuthFailed, Busy, Refused, Unreachable, Untrusted
+from tranship.inventory.estate import Estate
 from tranship.inventory.vm import VM
 from tranship.lab.vsphere import LabVM, VCenter
 from tranship.providers.base import HostAccess
@@ -254,25 +256,23 @@ def test_by_the_name_of_the_host(center: VCenter, source: VsphereSource, machine
 
 
 def test_the_ways_say_so(center: VCenter, source: VsphereSource, machine: LabVM) -> None:
-    disk = replace_disk(source, machine)
-    (way,) = source.ways(disk, warm=True, on_this_host=True)
+    vm = in_inventory(source, machine)
+    (way,) = source.ways(vm, warm=True, on_this_host=True)
     assert way.way == "vddk"
     assert f"by host {center.esxi().address} itself" in way.why and "Host esx1" in way.why
     center.migrate(machine, 1)
-    (way,) = source.ways(disk, warm=True, on_this_host=True)
+    (way,) = source.ways(vm, warm=True, on_this_host=True)
     assert "itself" not in way.why
     assert not center.esxi().sessions.live
 
 
-def replace_disk(source: VsphereSource, machine: LabVM) -> VM:
+def in_inventory(source: VsphereSource, machine: LabVM) -> VM:
     """As the inventory has it."""
-    import threading
-
     found: list[VM] = []
     stop = threading.Event()
 
-    def publish(estate: object) -> None:
-        found.append(estate.vms[machine.moref])  # type: ignore[attr-defined]
+    def publish(estate: Estate) -> None:
+        found.append(estate.vms[machine.moref])
         stop.set()
 
     source.follow(publish, stop)
@@ -296,7 +296,9 @@ def test_a_host_that_does_not_answer(center: VCenter, source: VsphereSource, mac
 
 def test_a_host_that_is_gone_keeps_nobody_waiting(center: VCenter, source: VsphereSource, machine: LabVM) -> None:
     opened = borrow(source, known(machine), {DISK: "vddk"})
+    center.esxi().faults.add("CurrentTime", drop="before", count=2)
     center.esxi().faults.add("Logout", drop="before")
+    source.keep(opened.handle)
     source.close_disks(opened.handle)
     source.close_disks(opened.handle)
     assert not center.esxi().sessions.live

@@ -24,7 +24,7 @@ from tranship.resources.meta import HOST, PROVIDER, SECRET, Kind
 from tranship.resources.model import to_json
 from tranship.resources.provider import VSPHERE, Provider
 from tranship.resources.unacted import unacted
-from tranship.store.base import Store
+from tranship.store.base import Object, Store
 
 _FIELDS = {"spec.provider": "RefNotValid", "spec.id": "RefNotValid", "spec.ipAddress": "IpNotValid"}
 
@@ -34,7 +34,7 @@ class HostController:
 
     def __init__(self, store: Store, providers: ProviderController) -> None:
         self._store, self._providers = store, providers
-        self._known: set[Key] = set()
+        self._known: dict[Key, Key] = {}  # and their secrets
         self._tests: dict[Key, tuple[HostAccess, float, Identity | TranshipError]] = {}
 
     @property
@@ -43,16 +43,20 @@ class HostController:
 
     @property
     def watches(self) -> Mapping[Kind, Watch]:
-        return {HOST: Watch(lambda obj: [key_of(obj)]), SECRET: Watch(lambda obj: self.known, everything)}
+        return {HOST: Watch(lambda obj: [key_of(obj)]), SECRET: Watch(self._users, everything)}
+
+    def _users(self, secret: Object) -> list[Key]:
+        return [host for host, used in self._known.items() if used == key_of(secret)]
 
     async def reconcile(self, key: Key) -> float | None:
         try:
             host = Host.read(await self._store.get(HOST, *key))
         except NotFound:
-            self._known.discard(key)
+            self._known.pop(key, None)
             self._tests.pop(key, None)
             return None
-        self._known.add(key)
+        self._known[key] = Key(host.spec.secret.namespace or host.namespace, host.spec.secret.name)
+        was = to_json(host.status)
         conditions, now = Conditions(host.status.conditions), datetime.now(UTC)
         before = self._access(key)
         conditions.begin_staging()
@@ -68,9 +72,9 @@ class HostController:
                 "FieldsNotActedOn", Category.ADVISORY, now, reason="NotSupported", message=text, items=[field.path]
             )
         conditions.end_staging()
-        told = [to_json(one) for one in host.status.conditions]
-        status = {"conditions": told, "observedGeneration": host.metadata.generation}
-        await self._store.patch(HOST, *key, {"status": status}, subresource="status")
+        host.status.observed_generation = host.metadata.generation
+        if (status := to_json(host.status)) != was:
+            await self._store.patch(HOST, *key, {"status": status}, subresource="status")
         if self._access(key) != before:
             self._providers.look_again(Key(host.spec.provider.namespace or host.namespace, host.spec.provider.name))
         return RECHECK if conditions.ready else RETRY

@@ -119,8 +119,11 @@ class Conditions:
 
     @property
     def blocking(self) -> list[Condition]:
-        """The conditions that keep the object from being used: Critical or Error."""
-        return [condition for condition in self.list if condition.blocks]
+        """The conditions that keep the object from being used: Critical or Error. Within a stage only what it has found so
+        far, and what is durable: an earlier finding that is not made again does not hold any more."""
+        staged = self._staged
+        counted = [one for one in self.list if staged is None or one.durable or one.type in staged]
+        return [condition for condition in counted if condition.blocks]
 
     @property
     def ready(self) -> bool:

@@ -67,3 +67,14 @@ def test_critical_and_error_block_when_they_hold() -> None:
     assert [condition.type for condition in conditions.blocking] == ["C"] and not conditions.ready
     conditions.delete("C")
     assert conditions.ready and conditions.has("A") and not conditions.has("B")
+
+
+def test_an_earlier_finding_does_not_block_what_is_looked_at_anew() -> None:
+    """Else it would take a second look until an object whose trouble is over is ready."""
+    conditions = Conditions([])
+    conditions.set("ProviderNotReady", Category.ERROR, T0)
+    conditions.set("ForeignController", Category.CRITICAL, T0, durable=True)
+    conditions.begin_staging()
+    assert [one.type for one in conditions.blocking] == ["ForeignController"]
+    conditions.set("ProviderNotReady", Category.ERROR, T1)
+    assert [one.type for one in conditions.blocking] == ["ProviderNotReady", "ForeignController"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from tranship.errors import AuthFailed, Busy, Invalid, Refused, Side, TimedOut, TranshipError, Unreachable
+from tranship.errors import AuthFailed, Busy, Invalid, Refused, Side, TimedOut, TranshipError, Unreachable, Untrusted
 from tranship.inventory.vm import VM
 from tranship.providers.base import Fence, HostAccess, Identity
 from tranship.providers.trust import Trust
@@ -22,6 +22,7 @@ from tranship.providers.vsphere.lending import Handle, Lender, Lent
 from tranship.providers.vsphere.sdk import vim
 
 DATACENTER = "ha-datacenter"  # the one that every host has
+_LOST = Unreachable, TimedOut, Untrusted, AuthFailed
 
 
 class Esxi:
@@ -57,6 +58,7 @@ class Hosts:
         self._timeout, self._fence = timeout, fence
         self._lock = threading.Lock()
         self._known: dict[str, Esxi] = {}  # by the Host's name
+        self._left: dict[tuple[str, str], Lender] = {}  # of Hosts that are gone, by address and certificate
 
     def use(self, hosts: Sequence[HostAccess]) -> None:
         with self._lock:
@@ -85,30 +87,35 @@ class Hosts:
         return next((one for one in known if _means(one.access, ref._moId, name)), None)
 
     def keep(self, handle: Handle) -> None:
+        """A host that does not answer is none of our trouble here: its readers notice."""
         if lender := self._lender(handle):
-            lender.keep(str(handle))
+            with suppress(*_LOST):
+                lender.keep(str(handle))
 
     def give_back(self, handle: Handle) -> None:
-        """A host that does not answer keeps nobody waiting: what was lent there ends by itself when nobody uses it, or has
-        ended with the host."""
+        """A host that is lost keeps nobody waiting: what was lent there ends by itself when nobody uses it, or has ended with
+        the host."""
         if lender := self._lender(handle):
-            with suppress(Unreachable, TimedOut):
+            with suppress(*_LOST):
                 lender.give_back(str(handle))
 
     def close(self) -> None:
         with self._lock:
-            known, self._known = self._known, {}
-        for one in known.values():
-            one.lender.close()
+            lenders = [one.lender for one in self._known.values()] + list(self._left.values())
+            self._known, self._left = {}, {}
+        for one in lenders:
+            one.close()
 
     def _lender(self, handle: Handle) -> Lender | None:
         """Also when its Host is gone; None where only that could have helped: a session of which we have but the name."""
         with self._lock:
             found = next((one.lender for one in self._known.values() if one.url == handle.host), None)
-        if found or not handle.pin:
+            found = found or self._left.get((handle.host, handle.pin))
+            if found is None and handle.pin:
+                login = Login(handle.host, "", "", Trust.of({"thumbprint": handle.pin}))
+                found = Lender(Client(login, timeout=self._timeout, fence=self._fence), host=True)
+                self._left[handle.host, handle.pin] = found
             return found
-        trust = Trust.of({"thumbprint": handle.pin})
-        return Lender(Client(Login(handle.host, "", "", trust), timeout=self._timeout, fence=self._fence), host=True)
 
 
 def identify(access: HostAccess) -> Identity:
