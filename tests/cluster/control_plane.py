@@ -29,7 +29,8 @@ import yaml
 
 GO = Path(__file__).parent / "go"
 KUBERNETES = "1.34.4"
-PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+MANAGERS = ("kube-controller-manager", "kube-scheduler")
+PROGRAMS = ("kube-apiserver", *MANAGERS, "kubelet")
 BUILD_SECONDS = 2400
 TOKEN = "the-administrator-of-a-test"
 BEFORE, AFTER = 90.0, 30.0  # seconds to become ready, and to end
@@ -144,7 +145,6 @@ class ControlPlane:
             self._own_address("add", check=True)
         self._start_etcd()
         self.start_api_server()
-        self._start_managers()
 
     def kubectl(self, *words: str, given: object = None, fails: bool = False) -> str:
         """Its output; with `fails` what it complains of. given: an object for its input."""
@@ -177,10 +177,13 @@ class ControlPlane:
         subprocess.run(argv, check=check, timeout=30, capture_output=True)
 
     def kill_api_server(self) -> None:
+        """And end its managers, which may or may not outlive it: whoever runs a control plane starts them again."""
         self._processes.end("kube-apiserver", signal.SIGKILL)
+        for name in MANAGERS:
+            self._processes.end(name, signal.SIGKILL)
 
     def start_api_server(self) -> None:
-        """And wait until it is ready."""
+        """And its managers. Returns when it is ready."""
         accounts = str(self.folder / "accounts.key")
         self._run(
             "kube-apiserver",
@@ -193,6 +196,7 @@ class ControlPlane:
             *("--authorization-mode", "Node,RBAC", "--token-auth-file", str(self.folder / "tokens.csv")),
         )
         self._processes.wait("the API server", self._ready)
+        self._start_managers()
 
     def _start_etcd(self) -> None:
         clients, peers = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))

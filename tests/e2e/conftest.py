@@ -371,4 +371,4 @@ def moments() -> Moments:
 
 
 # The cluster's fixtures stand in a file of their own, which needs what is above.
-from .in_cluster import center, cluster, cluster_engine, cluster_site, ovirt_cluster_site, vddk_images  # noqa: E402, F401
+from .in_cluster import center, cluster, cluster_engine, cluster_site, vddk_images  # noqa: E402, F401

@@ -21,7 +21,7 @@ from tranship.lab.vsphere import VCenter
 from tranship.providers.kubevirt.target import IMAGE
 from tranship.resources.crds import all_crds
 
-from .conftest import OvirtSite, Site, document, pair
+from .conftest import Site, document, pair
 
 ROOT = Path(__file__).parents[2]
 RIGHTS = ROOT / "src" / "tranship" / "deploy" / "base" / "rights.yaml"
@@ -189,19 +189,6 @@ class ClusterSite(Site):
         return bytes(vm.disks[disk].volume.read(0, size))
 
 
-class OvirtClusterSite(ClusterSite, OvirtSite):
-    """One storage domain becomes block devices, the other one files."""
-
-    storages = ("data", "data2")
-
-    def store(self, storage: str) -> dict[str, str]:
-        mode = "Block" if storage == "data" else self.mode
-        return {"storageClass": mode.lower(), "volumeMode": mode, "accessMode": "ReadWriteOnce"}
-
-    def content(self, vm: Any, disk: int, size: int) -> bytes:
-        return bytes(vm.read(disk)[:size])
-
-
 @pytest.fixture(params=["Filesystem", "Block"])
 def cluster_site(
     cluster: Cluster, center: VCenter, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -209,15 +196,6 @@ def cluster_site(
     monkeypatch.setenv(IMAGE, TAG)
     center.faults.clear()
     return ClusterSite(center, tmp_path, cluster, request.param)
-
-
-@pytest.fixture
-def ovirt_cluster_site(
-    cluster: Cluster, cluster_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> OvirtClusterSite:
-    monkeypatch.setenv(IMAGE, TAG)
-    cluster_engine.faults.clear()
-    return OvirtClusterSite(cluster_engine, tmp_path, cluster, "Filesystem")
 
 
 def assert_moved(site: ClusterSite, vm: Any, size: int) -> None:

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tranship.providers.kubevirt import jobs
 
 from .conftest import MIB, document
 from .in_cluster import NAMESPACE, OURS, ClusterSite, Object, assert_moved
@@ -46,24 +51,45 @@ def test_warm_without_vddk_a_guest_that_writes_and_it_boots_there(
     cluster.kubectl("wait", f"vm/{name}", "-n", NAMESPACE, stopped, "--timeout=60s")
 
 
-def test_a_lost_pod_is_started_again_and_goes_on(cluster_site: ClusterSite) -> None:
-    """Killed with its node's memory of it, while it copies: the next one reads only what no journal names."""
+def lose(site: ClusterSite) -> None:
+    """With its node's memory of it."""
+    site.cluster.kubectl("delete", "pod", "-n", NAMESPACE, "-l", OURS, "--force", "--grace-period=0")
+
+
+def hang(site: ClusterSite) -> None:
+    """As a whole: nobody in it ends the mover."""
+    for pod in site.cluster.objects("pod"):
+        for container in pod["status"]["containerStatuses"]:
+            first = site.cluster.node.pid(container["containerID"].rpartition("/")[2])
+            children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+            for process in (first, *map(int, children)):
+                os.kill(process, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("cluster_site", "trouble"),
+    [("Block", lose), ("Filesystem", hang)],
+    indirect=["cluster_site"],
+    ids=["lost", "hangs"],
+)
+def test_a_pod_in_trouble_is_replaced_and_the_next_goes_on(
+    cluster_site: ClusterSite, trouble: Callable[[ClusterSite], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one reads only what no journal names."""
+    monkeypatch.setattr(jobs, "SILENT", 10.0)
     site, size = cluster_site, 96 * MIB
-    vm = site.add_vm(f"lost-{site.mode.lower()}", size)
+    vm = site.add_vm(trouble.__name__, size)
     site.lab.faults.add("GET /folder", vm=vm.name, count=0, delay=0.4)
 
     def journal() -> Object:
         memory = [one for one in site.cluster.objects("configmap") if vm.name in one["metadata"]["name"]]
         return json.loads((memory[0].get("data") or {}).get("journal", "{}")) if memory else {}
 
-    async def lose(_: Any) -> None:
-        await site.eventually("journal", lambda: journal().get("done"))
-        await asyncio.to_thread(
-            site.cluster.kubectl,
-            *("delete", "pod", "-n", NAMESPACE, "-l", OURS, "--force", "--grace-period=0"),
-        )
+    async def during(_: Any) -> None:
+        await site.eventually("journal", lambda: journal().get("done"), 90)
+        await asyncio.to_thread(trouble, site)
 
-    migration = asyncio.run(site.move(vm, warm=False, during=lose, deadline=150))
+    migration = asyncio.run(site.move(vm, warm=False, during=during, deadline=180))
     (status,) = migration.status.vms
     assert status.outcome == "succeeded", status.error
     assert_moved(site, vm, size)
@@ -86,6 +112,7 @@ def controllers(site: ClusterSite) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait(30)
 
 
+@pytest.mark.parametrize("cluster_site", ["Filesystem"], indirect=True)
 def test_on_the_clusters_own_objects_with_kubectl(cluster_site: ClusterSite) -> None:
     """Manifests by apply, the cutover by patch, the end by wait. The leader is killed on the way, and a second takes over."""
     site, size = cluster_site, 24 * MIB
