@@ -4,14 +4,18 @@ under nothing but the shipped rights, manifests are in upstream's form, and what
 import json
 import os
 import signal
+import ssl
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -176,12 +180,22 @@ def rfc3339(moment: datetime) -> str:
 
 
 class Watchman:
-    """Reads whatever can be read in namespaces, over and over, and remembers which texts contained a secret."""
+    """Reads whatever can be read in the target namespaces, over and over, logs too, and remembers what contained a secret."""
+
+    KINDS = (
+        *(f"api/v1/{kind}" for kind in ("secrets", "configmaps", "pods", "events", "persistentvolumeclaims")),
+        "apis/batch/v1/jobs",
+        "apis/kubevirt.io/v1/virtualmachines",
+    )
 
     def __init__(self, cluster: Cluster, secrets: list[str]) -> None:
-        self.cluster, self.secrets = cluster, secrets
+        trust = ssl.create_default_context(cafile=cluster.plane.ca)
+        token = cluster.kubectl("config", "view", "--raw", "-o", "jsonpath={.users[0].user.token}")
+        headers = {"Authorization": f"Bearer {token}"}
+        self._http = httpx2.Client(base_url=cluster.plane.url, verify=trust, headers=headers, timeout=10.0)
+        self._secrets = secrets
         self.found: list[str] = []
-        self.looks = 0
+        self.looks: Counter[str] = Counter()
         self._stop = Event()
         self._thread = Thread(target=self._watch, name="watchman", daemon=True)
 
@@ -192,23 +206,26 @@ class Watchman:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(60)
+        self._http.close()
 
     def _watch(self) -> None:
         while not self._stop.wait(0.3):
-            told = json.loads(self.cluster.kubectl("get", "secret,configmap,pod,event,job,pvc,vm", "-A", "-o", "json"))
-            for one in told["items"]:
-                meta = one["metadata"]
-                if meta["namespace"].startswith("moved-"):
-                    self.looks += one["kind"] == "Secret"
-                    self._look(f"{one['kind']} {meta['namespace']}/{meta['name']}", one)
+            for kind in self.KINDS:
+                with suppress(httpx2.HTTPError, ValueError):  # while the API server is away
+                    self._look(kind)
 
-    def _look(self, where: str, obj: Object) -> None:
-        texts = [json.dumps(obj), *(b64decode(one).decode(errors="replace") for one in _encoded(obj))]
-        self.found += [where for text in texts for secret in self.secrets if secret in text]
-
-
-def _encoded(obj: Object) -> list[str]:
-    return list((obj.get("data") or {}).values()) if obj["kind"] == "Secret" else []
+    def _look(self, kind: str) -> None:
+        for one in self._http.get(f"/{kind}").json().get("items") or ():
+            meta = one["metadata"]
+            if meta["namespace"].startswith("moved-"):
+                texts = [json.dumps(one)]
+                if kind.endswith("/secrets"):
+                    texts += [b64decode(text).decode(errors="replace") for text in (one.get("data") or {}).values()]
+                if kind.endswith("/pods"):
+                    texts.append(self._http.get(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log").text)
+                self.looks[kind] += 1
+                where = f"{kind} {meta['namespace']}/{meta['name']}"
+                self.found += [where for text in texts for secret in self._secrets if secret in text]
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +237,7 @@ def installation(
     made.apply(tmp_path_factory.mktemp("installed") / "overlay")
     with Watchman(cluster, [center.password, cluster_engine.password]) as watchman:
         yield made
-    assert watchman.looks, "it saw no Secret of ours"
+    assert set(watchman.looks) == set(watchman.KINDS), "it did not see all there was"
     assert not watchman.found
 
 
