@@ -159,11 +159,13 @@ class MigrationController:
             if run is None:
                 if _finished(self._mirror.objects(MIGRATION).get(key)):
                     return None
-                migration = Migration.read(await self._store.get(MIGRATION, *key))
+                found = await self._store.get(MIGRATION, *key)
+                vms = found.get("status", {}).pop("vms", [])
+                migration = Migration.read(found)
                 if migration.status.completed:
                     await self._let_go(migration)
                     return None
-                run = await self._start(migration)
+                run = await self._start(migration, vms)
                 if run is None:
                     return None if migration.status.completed else RETRY
                 self._runs[key] = run
@@ -191,19 +193,19 @@ class MigrationController:
             patch = {"metadata": {"finalizers": left}}
             await self._store.patch(MIGRATION, migration.namespace, migration.name, patch)
 
-    async def _start(self, migration: Migration) -> Run | None:
-        """None = it cannot start yet; its conditions say why."""
+    async def _start(self, migration: Migration, vms: list[Object]) -> Run | None:
+        """vms: their saved statuses, if it has begun already. None = it cannot start yet; its conditions say why."""
         ref = migration.spec.plan
         try:
             found = await self._store.get(PLAN, ref.namespace or migration.namespace, ref.name)
-            if migration.status.vms:
+            if vms:
                 found.get("status", {}).get("migration", {}).pop("vms", None)  # the run knows better
             plan = Plan.read(found)
         except NotFound as error:
             await self._say(migration, "PlanNotValid", Category.CRITICAL, str(error), "Correct spec.plan.")
             return None
-        if migration.status.vms:  # a restart: what was begun goes on, whatever the plan's checks say now
-            return Run.of(migration, plan, migration.status.vms)
+        if vms:  # a restart: what was begun goes on, whatever the plan's checks say now
+            return Run.saved(migration, plan, vms)
         if migration.metadata.deletion_timestamp:
             await self._complete(Run.of(migration, plan, ()))
             return None
@@ -347,7 +349,7 @@ class MigrationController:
         run.walkers[vm.id] = walker
         task = asyncio.create_task(walker.walk(), name=f"walk {vm.name}")
         run.tasks[vm.id] = task
-        task.add_done_callback(lambda done: self._walked(run, vm.id, done))
+        task.add_done_callback(partial(self._walked, run, vm.id))  # a lambda would keep the whole status
 
     def _walked(self, run: Run, id: str, task: asyncio.Task[None]) -> None:
         run.walkers.pop(id, None)

@@ -50,10 +50,20 @@ class Run:
 
     @classmethod
     def of(cls, migration: Migration, plan: Plan, vms: Sequence[VMStatus]) -> "Run":
-        migration.status.vms, plan.status.migration.vms = [], []
+        plan.status.migration.vms = []
         made = cls(migration, plan)
         for vm in vms:
             made._put(vm, ROOM // len(vms))
+        return made
+
+    @classmethod
+    def saved(cls, migration: Migration, plan: Plan, vms: Sequence[Object]) -> "Run":
+        """As it was written. Nothing is parsed before it is needed: after a restart thousands are taken up at once."""
+        made = cls(migration, plan)
+        for vm in vms:
+            made._vms[vm["id"]] = msgspec.json.encode(vm)
+            if not ended(VMStatus(itinerary=vm.get("itinerary", ""), phase=vm.get("phase", "")), BOOK):
+                made.open.add(vm["id"])
         return made
 
     @property

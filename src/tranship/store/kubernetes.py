@@ -17,7 +17,7 @@ from tranship.errors import Conflict, Expired, Invalid, Side, TimedOut, Tranship
 from tranship.resources.meta import SECRET, Kind
 from tranship.store.base import INITIAL_EVENTS_END, Event, EventType, Listing, Object
 
-PAGE = 50  # objects of a list that come at once: a migration of hundreds of VMs has a MiB, and ten times that in memory
+PAGE = 20  # objects of a list that come at once: a migration of hundreds of VMs has a MiB, and ten times that in memory
 WATCH_SECONDS = 300  # that the server holds a watch open
 SILENCE = 75.0  # seconds: a server sends a bookmark each minute, so this one is gone
 QUICKER = 10  # times that others may be, before a patch without a lock gives up
