@@ -66,11 +66,18 @@ def hang(site: ClusterSite) -> None:
                 os.kill(process, signal.SIGSTOP)
 
 
+def drain(site: ClusterSite) -> None:
+    """The node, which is the only one: the next pod waits until it may be used again."""
+    node = site.cluster.node.name
+    site.cluster.kubectl("drain", node, "--force", "--delete-emptydir-data", "--pod-selector", OURS, "--timeout=60s")
+    site.cluster.kubectl("uncordon", node)
+
+
 @pytest.mark.parametrize(
     ("cluster_site", "trouble"),
-    [("Block", lose), ("Filesystem", hang)],
+    [("Block", lose), ("Filesystem", hang), ("Filesystem", drain)],
     indirect=["cluster_site"],
-    ids=["lost", "hangs"],
+    ids=["lost", "hangs", "drained"],
 )
 def test_a_pod_in_trouble_is_replaced_and_the_next_goes_on(
     cluster_site: ClusterSite, trouble: Callable[[ClusterSite], None], monkeypatch: pytest.MonkeyPatch
