@@ -151,7 +151,7 @@ class ControlPlane:
         kubectl = str(Path(sys.executable).with_name("kubectl"))
         argv = [kubectl, "--kubeconfig", str(self.kubeconfig), "--request-timeout=20s", *words]
         text = json.dumps(given) if given is not None else None
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=360, check=False)
         assert bool(done.returncode) == fails, f"{words}: {done.stdout}{done.stderr}"
         return done.stderr if fails else done.stdout
 

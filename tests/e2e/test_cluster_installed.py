@@ -134,7 +134,7 @@ class Move:
             precopies = self.status().get("warm", {}).get("precopies", [])
             return len([one for one in precopies if one.get("end")]) >= rounds
 
-        self.cluster.until(f"{rounds} precopies of {self.vm.name}", ended, 180)
+        self.cluster.until(f"{rounds} precopies of {self.vm.name}", ended, 300)
 
     def until_next_in(self, minutes: int) -> None:
         """The next precopy comes so long after the last one."""
@@ -148,7 +148,7 @@ class Move:
 
         self.cluster.until(f"{minutes} minutes between precopies", said, 90)
 
-    def succeeded(self, seconds: int = 180) -> None:
+    def succeeded(self, seconds: int = 300) -> None:
         wait = ["--for=condition=Succeeded", f"--timeout={seconds}s"]
         self.cluster.kubectl("wait", "migration/run", "-n", self.plans, *wait)
 
