@@ -87,6 +87,7 @@ class Node:
             "containerRuntimeEndpoint": f"unix://{self._socket}",
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
+            "podLogsDir": str(self.folder / "logs"),  # the usual one is shared: other kubelets here tidy it up
             "resolvConf": "/dev/null",
             "syncFrequency": "1s",
             "fileCheckFrequency": "1s",

@@ -49,7 +49,7 @@ def as_before(site: Any, vm: Any, run: Migration, outcome: str = "failed", *, on
 
 
 def go(site: Any, vm: Any, boundary: Any = lambda where: None, *, warm: bool = True, **options: Any) -> Migration:
-    return asyncio.run(site.move(vm, boundary, warm=warm, deadline=60.0, **options))  # type: ignore[no-any-return]
+    return asyncio.run(site.move(vm, boundary, warm=warm, deadline=120.0, **options))  # type: ignore[no-any-return]
 
 
 # --- before it starts ----------------------------------------------------------------------------------------------------
