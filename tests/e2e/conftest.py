@@ -216,7 +216,8 @@ class Site:
         try:
             async with asyncio.timeout(deadline):
                 async for event in app.store.watch(kind):
-                    if event.object["metadata"].get("name") == name:
+                    meta = event.object["metadata"]  # a cluster's store holds other tests' objects too
+                    if (meta.get("namespace"), meta.get("name")) == ("default", name):
                         last = parse(event.object)
                         if holds(last):
                             return last

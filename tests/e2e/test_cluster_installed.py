@@ -48,6 +48,11 @@ class Installation:
         self.kubectl("apply", "--server-side", "-k", str(folder))
         self.available()
 
+    def remove(self) -> None:
+        """The controllers: other tests on this cluster have their own."""
+        self.kubectl("delete", "deployment", "tranship", "-n", SYSTEM, "--cascade=foreground", "--timeout=150s")
+        self.cluster.until("the controllers' end", lambda: not self.pods(), 150)
+
     def available(self) -> None:
         self.kubectl("rollout", "status", "deployment/tranship", "-n", SYSTEM, "--timeout=120s")
 
@@ -237,6 +242,7 @@ def installation(
     made.apply(tmp_path_factory.mktemp("installed") / "overlay")
     with Watchman(cluster, [center.password, cluster_engine.password]) as watchman:
         yield made
+    made.remove()
     assert set(watchman.looks) == set(watchman.KINDS), "it did not see all there was"
     assert not watchman.found
 
