@@ -25,12 +25,12 @@ from .conftest import Site, document, pair
 
 ROOT = Path(__file__).parents[2]
 RIGHTS = ROOT / "src" / "tranship" / "deploy" / "base" / "rights.yaml"
-TAG = "docker.io/library/tranship:test"
+TAG = "localhost/tranship:test"
 NAMESPACE = "moved"
 DISTRIBUTION = "vmware-vix-disklib-distrib"
-VDDK = "docker.io/library/vddk:8.0.3"
-EMPTY_VDDK = "docker.io/library/vddk-empty:1"
-BARE_VDDK = "docker.io/library/vddk-bare:1"
+VDDK = "localhost/vddk:8.0.3"
+EMPTY_VDDK = "localhost/vddk-empty:1"
+BARE_VDDK = "localhost/vddk-bare:1"
 OURS = "app.kubernetes.io/managed-by=tranship"
 Object = dict[str, Any]
 
