@@ -272,7 +272,9 @@ WAYS = {
 SIZES, SLOTS = (24 * MIB, 16 * MIB), 64
 
 
+@pytest.mark.parametrize("platform", ["vsphere", "ovirt"])
 def test_every_way_at_once(
+    platform: str,
     installation: Installation,
     center: VCenter,
     cluster_engine: Engine,
@@ -283,7 +285,8 @@ def test_every_way_at_once(
     """Guests that write throughout, one disk into a file system and one into a block device. One cutover stands in its
     Migration from the beginning, the others come by `kubectl patch`."""
     monkeypatch.setattr(center, "cbt_page", 50)  # a guest changes hundreds of areas
-    moves = {name: _move(installation, name, center, cluster_engine, tmp_path) for name in WAYS}
+    names = [name for name, way in WAYS.items() if way.platform == platform]
+    moves = {name: _move(installation, name, center, cluster_engine, tmp_path) for name in names}
     for move in moves.values():
         move.prepare()
     for name, move in moves.items():
